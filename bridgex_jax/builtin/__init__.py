@@ -1,0 +1,1 @@
+"""The model that ships with the package, an ordinary Hugging Face directory, and its recipe."""

@@ -1,0 +1,1 @@
+"""Activation capture: statistics and probe values that are reduced inside the layer, on device."""

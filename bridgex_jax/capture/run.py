@@ -1,0 +1,163 @@
+"""Running a model over batches: activation counts of a corpus, probe values of dictionary prompts.
+
+One compiled step a bucket; batches are split over the data axis of the mesh; statistics stay on the
+devices, in donated buffers, until the end. Merging counts is exact: integer addition, in any
+order, grouping or resume. Axes: L B T F W (axes.py); C = chosen neurons of a layer, padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from bridgex_jax import runtime
+from bridgex_jax.capture.reducers import CountPositive, TokenMean, TokenStatistics
+from bridgex_jax.data.batching import Batch
+from bridgex_jax.models.decoder import run_decoder
+from bridgex_jax.models.load import Model
+
+Progress = Callable[[int], None]
+
+
+def _silent(rows: int) -> None:
+    """No progress shown."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts and sums of one site over a text. tokens: how many were counted."""
+
+    positive: Int[np.ndarray, "L F"]
+    total: Float[np.ndarray, "L F"]  # float64
+    tokens: int
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(
+            self.positive + other.positive, self.total + other.total, self.tokens + other.tokens
+        )
+
+
+@dataclass(frozen=True)
+class _Running:
+    """Sums on the device; `rest` is what float32 rounding dropped (Neumaier)."""
+
+    positive: Array
+    total: Array
+    rest: Array
+
+
+jax.tree_util.register_dataclass(
+    _Running, data_fields=["positive", "total", "rest"], meta_fields=[]
+)
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> tuple[Array, Array, Array]:
+    """tokens, mask and scope on the devices, rows split over them where they divide evenly."""
+    even = batch.tokens.shape[0] % mesh.devices.size == 0
+    sharding = runtime.over_data(mesh) if even else runtime.replicated(mesh)
+    return jax.device_put((batch.tokens, batch.mask, batch.scope), sharding)
+
+
+def count_activations(
+    model: Model,
+    batches: Iterable[Batch],
+    mesh: Mesh,
+    *,
+    site: str = "mlp_gate_act",
+    progress: Progress = _silent,
+) -> Statistics:
+    """Σ 1[a > 0] and Σ a per neuron over all tokens in scope (bridgex-icl, Stage 1).
+
+    Sums are float32 within a batch and compensated across batches.
+    """
+    shape = (model.config.n_layers, model.config.d_ff)
+    zeros = _Running(
+        jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+    )
+    running = jax.device_put(zeros, runtime.replicated(mesh))
+    tokens = 0
+    for batch in batches:
+        running = _count_step(model, *put_batch(batch, mesh), running, CountPositive(site))
+        tokens += int(batch.scope.sum())
+        progress(int((batch.index >= 0).sum()))
+    positive, total, rest = jax.device_get((running.positive, running.total, running.rest))
+    return Statistics(positive, total.astype(np.float64) + rest.astype(np.float64), tokens)
+
+
+@partial(jax.jit, static_argnames=("reducer",), donate_argnames=("running",))
+def _count_step(
+    model: Model, tokens: Array, mask: Array, scope: Array, running: _Running, reducer: CountPositive
+) -> _Running:
+    output, _ = run_decoder(
+        model.config, model.params, tokens, mask, reduce=reducer, context=scope
+    )
+    found: TokenStatistics = output.taps
+    total = running.total + found.total
+    larger = jnp.abs(running.total) >= jnp.abs(found.total)
+    lost = jnp.where(
+        larger, (running.total - total) + found.total, (found.total - total) + running.total
+    )
+    return _Running(running.positive + found.positive, total, running.rest + lost)
+
+
+def probe_values(
+    model: Model,
+    batches: Iterable[Batch],
+    n_words: int,
+    neurons: Sequence[Int[np.ndarray, " c"]],
+    mesh: Mesh,
+    *,
+    site: str = "mlp_gate_act",
+    progress: Progress = _silent,
+) -> list[Float[np.ndarray, "c W"]]:
+    """Mean over the tokens in scope of the chosen neurons, for every prompt (Stage 4).
+
+    Args:
+      n_words: number of prompts; batch.index says which row is which.
+      neurons: for every layer the indices to read; layers may differ in number.
+
+    Returns one array a layer, [neurons of the layer, W], float32.
+    """
+    widest = max(1, *(len(chosen) for chosen in neurons))
+    padded = np.zeros((len(neurons), widest), np.int32)
+    for layer, chosen in enumerate(neurons):
+        padded[layer, : len(chosen)] = chosen
+    indices = jax.device_put(padded, runtime.replicated(mesh))
+    values = np.zeros((len(neurons), widest, n_words), np.float32)
+    pending: list[tuple[Batch, Array]] = []
+    for batch in batches:
+        pending.append((batch, _probe_step(model, *put_batch(batch, mesh), indices, TokenMean(site))))
+        if len(pending) > 1:  # the device works on the next batch while this one is fetched
+            progress(_store(values, *pending.pop(0)))
+    for item in pending:
+        progress(_store(values, *item))
+    return [values[layer, : len(chosen)] for layer, chosen in enumerate(neurons)]
+
+
+def _store(values: np.ndarray, batch: Batch, found: Array) -> int:
+    rows = batch.index >= 0
+    values[:, :, batch.index[rows]] = np.asarray(found)[:, rows].transpose(0, 2, 1)
+    return int(rows.sum())
+
+
+@partial(jax.jit, static_argnames=("reducer",))
+def _probe_step(
+    model: Model, tokens: Array, mask: Array, scope: Array, neurons: Array, reducer: TokenMean
+) -> Float[Array, "L B C"]:
+    output, _ = run_decoder(
+        model.config,
+        model.params,
+        tokens,
+        mask,
+        reduce=reducer,
+        layer_inputs=neurons,
+        context=scope,
+    )
+    return output.taps

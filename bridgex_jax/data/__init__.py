@@ -1,0 +1,1 @@
+"""Reading what the user gives: dictionaries, corpora, templates; making prompts and batches."""

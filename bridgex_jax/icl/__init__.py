@@ -1,0 +1,1 @@
+"""Cross-lingual in-context learning: reading answers, scoring, evaluation."""

@@ -1,0 +1,84 @@
+"""Completing prompts in batches: greedy, up to the end of the line, each distinct prompt once.
+
+bridgex-icl, "Using the bridge": at most 30 new tokens, stop at a newline. The stop is every
+token whose text holds a newline, since tokenizers merge it with its neighbours.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bridgex_jax import runtime
+from bridgex_jax.data.batching import Encoded, bucketed
+from bridgex_jax.models.generate import generate
+from bridgex_jax.models.load import Model
+
+MAX_NEW_TOKENS = 30
+_STOPS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def newline_ids(model: Model) -> tuple[int, ...]:
+    """Tokens that end a line, and the model's end-of-sequence tokens."""
+    tokenizer = model.tokenizer
+    if tokenizer not in _STOPS:
+        texts = tokenizer.batch_decode([[i] for i in range(model.config.vocab_size)])
+        ends = {i for i, text in enumerate(texts) if "\n" in text}
+        _STOPS[tokenizer] = tuple(sorted(ends | set(model.config.eos_token_ids)))
+    return _STOPS[tokenizer]
+
+
+def complete_ids(
+    model: Model,
+    encoded: Sequence[Encoded],
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> list[list[int]]:
+    """The generated token ids of every prompt, up to and without the token that ended the line."""
+    stops = newline_ids(model)
+    ends = frozenset(stops)
+    answers: list[list[int]] = [[] for _ in encoded]
+    for batch in bucketed(encoded, batch_size):
+        even = batch.tokens.shape[0] % mesh.devices.size == 0
+        sharding = runtime.over_data(mesh) if even else runtime.replicated(mesh)
+        tokens, mask = jax.device_put((batch.tokens, batch.mask), sharding)
+        produced = generate(model, tokens, mask, max_new_tokens=max_new_tokens, stop_ids=stops)
+        for row, ids in zip(batch.index, np.asarray(produced).tolist(), strict=True):
+            if row >= 0:
+                end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+                answers[row] = ids[:end]
+        progress(int((batch.index >= 0).sum()))
+    return answers
+
+
+def complete(
+    model: Model,
+    prompts: Sequence[str],
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> list[str]:
+    """The continuation of every prompt as text; a prompt that occurs again is not computed again."""
+    distinct = list(dict.fromkeys(prompts))
+    coded = model.tokenizer(distinct)["input_ids"] if distinct else []
+    encoded = [Encoded(tuple(ids), (False,) * len(ids)) for ids in coded]
+    generated = complete_ids(
+        model,
+        encoded,
+        mesh,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        progress=progress,
+    )
+    texts = model.tokenizer.batch_decode(generated, skip_special_tokens=True)
+    answers = dict(zip(distinct, texts, strict=True))
+    return [answers[prompt] for prompt in prompts]

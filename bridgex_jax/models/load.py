@@ -1,0 +1,102 @@
+"""`load_model`: a directory or hub id to configuration, parameters and tokenizer.
+
+The configuration goes through the allow-list of config.py and the weights through the table of
+weights.py, so that a model either loads as the torch implementation would or is refused by name.
+"""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from bridgex_jax.errors import InputError
+from bridgex_jax.models.config import DecoderConfig, read_config
+from bridgex_jax.models.hub import ModelSource, find_model
+from bridgex_jax.models.weights import read_weights
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "source"]
+)
+@dataclass(frozen=True)
+class Model:
+    """A decoder: `params` is the data of the pytree, `config` and `source` are static.
+
+    `params`: {"embed", "layers" (each leaf stacked to [L, …]), "final_norm", "lm_head" if untied}.
+    """
+
+    config: DecoderConfig
+    params: PyTree
+    source: ModelSource | None = None
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer, loaded when first asked for; code of its own never runs.
+
+        Raises InputError if the model has none or its files are damaged.
+        """
+        if self.source is None:
+            raise InputError("the model was not read from a directory, so it has no tokenizer")
+        return read_tokenizer(Path(self.source.path))
+
+
+def load_model(
+    path_or_hub_id: str | Path,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    revision: str | None = None,
+    quiet: bool = False,
+) -> Model:
+    """Loads a Llama, Mistral, Qwen2 or Qwen3 model from a directory or the hub (cache first).
+
+    Args:
+      dtype: of the parameters: float32, bfloat16 or float16, whatever the file has.
+      mesh: devices to replicate the parameters over; None for the default device.
+      revision: branch, tag or commit of a hub id.
+      quiet: no progress bars; there are none without a terminal either.
+
+    Raises InputError, one line with the remedy, for everything that cannot be loaded faithfully.
+    """
+    source = find_model(path_or_hub_id, revision=revision, quiet=quiet)
+    config = read_config(Path(source.path) / "config.json")
+    params = read_weights(source.path, config, dtype=dtype, mesh=mesh, quiet=quiet)
+    return Model(config, params, source)
+
+
+def read_tokenizer(directory: Path) -> Any:
+    found = [directory / name for name in _TOKENIZERS if (directory / name).is_file()]
+    if not found:
+        remedy = f"add the tokenizer's files ({', '.join(_TOKENIZERS)})"
+        raise InputError("the model has no tokenizer", file=directory, remedy=remedy)
+    _check_json(found[0])
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        what = f"transformers cannot read the tokenizer: {error}"
+        raise InputError(what, file=directory, remedy="download its files again") from error
+
+
+def _check_json(file: Path) -> None:
+    """The tokenizers library raises a bare Exception for a damaged file, so it is parsed first."""
+    head = file.read_bytes()[:40]
+    if head.startswith(b"version https://git-lfs"):
+        what = "is a git-LFS pointer, not the file"
+        raise InputError(what, file=file, line=1, remedy="run `git lfs pull`")
+    if file.suffix != ".json":
+        return
+    try:
+        json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        what = f"is not JSON: {error.msg}"
+        raise InputError(what, file=file, line=error.lineno, remedy="download it again") from error

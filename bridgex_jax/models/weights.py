@@ -1,0 +1,345 @@
+"""Weights between Hugging Face safetensors and the parameter tree, in both directions.
+
+One table per configuration says which tensor of the file is which leaf; names and shapes must match
+it exactly, and everything that does not is reported together. Layers are stacked to [L, …]; no more
+than one leaf beside the parameters is in memory. Pickled weights are never opened.
+Axis letters: L layer, D embed, F neuron, N/K query/key heads, H head_dim, V vocab.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes  # also teaches NumPy, and with it safetensors, the name bfloat16
+import numpy as np
+from jaxtyping import PyTree
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from bridgex_jax.errors import InputError
+from bridgex_jax.models.config import DecoderConfig
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES: dict[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+_FILE_DTYPES = ("F32", "F16", "BF16")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_LM_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+# Rotary frequencies, which early releases store: they follow from the configuration.
+_TOLERATED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+_LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+_SHOWN = 4  # how many of each kind of error fit into a line
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One leaf of the tree and the tensors that it is made of.
+
+    `name` holds `{layer}` where one tensor a layer is stacked. `shape` is that of one layer's leaf;
+    a kernel is stored by torch as [out, in] with heads flattened, so transposed to `stored`.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    n_in: int = 0  # leading axes of `shape` that are inputs; 0: stored as it is, but flat
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape in the file."""
+        if self.n_in:
+            inputs, outputs = self.shape[: self.n_in], self.shape[self.n_in :]
+            return int(np.prod(outputs)), int(np.prod(inputs))
+        return self.shape if self.path[0] == "embed" else (int(np.prod(self.shape)),)
+
+    def names(self, n_layers: int) -> list[str]:
+        """Tensor names, one a layer where layers are stacked."""
+        return [self.name.format(layer=i) for i in range(n_layers if "{" in self.name else 1)]
+
+    def read(self, tensor: np.ndarray) -> np.ndarray:
+        """The file's tensor as one layer's leaf."""
+        return (tensor.T if self.n_in else tensor).reshape(self.shape)
+
+    def write(self, leaf: np.ndarray) -> np.ndarray:
+        """One layer's leaf as the file's tensor."""
+        return leaf.reshape(self.stored[::-1]).T if self.n_in else leaf.reshape(self.stored)
+
+
+def weight_table(config: DecoderConfig) -> tuple[Leaf, ...]:
+    """Every tensor of a decoder with this configuration, and where it goes in the tree."""
+    d, f, h = config.d_model, config.d_ff, config.head_dim
+    n, k, v = config.n_heads, config.n_kv_heads, config.vocab_size
+    leaves = [
+        Leaf(_EMBEDDING, ("embed", "embedding"), (v, d)),
+        Leaf("model.norm.weight", ("final_norm", "scale"), (d,)),
+    ]
+    if not config.tie_embeddings:
+        leaves.append(Leaf(_LM_HEAD, ("lm_head", "kernel"), (d, v), 1))
+    norms = [("input_layernorm", "attn_norm", d), ("post_attention_layernorm", "mlp_norm", d)]
+    if config.qk_norm:
+        norms += [("self_attn.q_norm", "q_norm", h), ("self_attn.k_norm", "k_norm", h)]
+    for theirs, ours, size in norms:
+        leaves.append(
+            Leaf(f"model.layers.{{layer}}.{theirs}.weight", ("layers", ours, "scale"), (size,))
+        )
+    for theirs, ours, inputs, outputs, bias in (
+        ("self_attn.q_proj", "q", (d,), (n, h), config.qkv_bias),
+        ("self_attn.k_proj", "k", (d,), (k, h), config.qkv_bias),
+        ("self_attn.v_proj", "v", (d,), (k, h), config.qkv_bias),
+        ("self_attn.o_proj", "o", (n, h), (d,), config.o_bias),
+        ("mlp.gate_proj", "gate", (d,), (f,), config.mlp_bias),
+        ("mlp.up_proj", "up", (d,), (f,), config.mlp_bias),
+        ("mlp.down_proj", "down", (f,), (d,), config.mlp_bias),
+    ):
+        stem = f"model.layers.{{layer}}.{theirs}"
+        kernel = ("layers", ours, "kernel")
+        leaves.append(Leaf(f"{stem}.weight", kernel, (*inputs, *outputs), len(inputs)))
+        if bias:
+            leaves.append(Leaf(f"{stem}.bias", ("layers", ours, "bias"), outputs))
+    return tuple(leaves)
+
+
+def read_weights(
+    directory: str | Path,
+    config: DecoderConfig,
+    *,
+    dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    quiet: bool = False,
+) -> PyTree:
+    """The parameter tree of a Hugging Face directory, in `dtype`; replicated over `mesh` if given.
+
+    Raises InputError for missing, truncated or pickled files, and one for all tensors that are
+    missing, unexpected, of the wrong shape or of a type other than float32, float16 and bfloat16.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}", remedy=f"use one of {', '.join(DTYPES)}")
+    directory, table = Path(directory), weight_table(config)
+    with contextlib.ExitStack() as stack:
+        shards = _open_shards(directory, stack)
+        _check_tensors(directory, config, table, shards)
+        params: dict[str, Any] = {}
+        for leaf in _progress(table, quiet):
+            names = leaf.names(config.n_layers)
+            stacked = np.empty((len(names), *leaf.shape), DTYPES[dtype])
+            for layer, name in enumerate(names):
+                stacked[layer] = leaf.read(shards[name].get_tensor(name)).astype(stacked.dtype)
+            whole = stacked if "{" in leaf.name else stacked[0]
+            _set(params, leaf.path, _to_device(whole, mesh))
+    return params
+
+
+def save_model(
+    directory: str | Path, config: DecoderConfig, params: PyTree, *, dtype: str = "float32"
+) -> None:
+    """Writes config.json and model.safetensors, in Hugging Face's layout, into `directory`.
+
+    Both are written beside their places and renamed, config.json last: without it the directory
+    does not load. Files of other names (a tokenizer) are left alone. Raises InputError if the disk
+    is full or the place cannot be written, ValueError if `params` does not fit `config`.
+    """
+    directory, tensors = Path(directory), _to_tensors(config, params, DTYPES[dtype])
+    text = json.dumps(config.to_hf() | {"torch_dtype": dtype}, indent=2) + "\n"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _beside(directory / SINGLE) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        with _beside(directory / "config.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except (OSError, SafetensorError) as error:  # safetensors wraps the full disk's OSError
+        what = f"cannot write the model: {getattr(error, 'strerror', None) or error}"
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        remedy = f"make sure that it can be written and has {size / 1e6:,.1f} MB free"
+        raise InputError(what, file=directory, remedy=remedy) from error
+
+
+def model_files(directory: str | Path) -> list[Path]:
+    """The weight files of a Hugging Face directory, in order; raises InputError if any is missing.
+
+    A single model.safetensors goes before an index of shards, as in transformers.
+    """
+    directory = Path(directory)
+    if (directory / SINGLE).is_file():
+        return [directory / SINGLE]
+    index = directory / INDEX
+    if not index.is_file():
+        raise _no_weights(directory)
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _refuse_pointer(index)
+        what = "is not an index of safetensors shards"
+        raise InputError(what, file=index, remedy="download it again") from error
+    for name in sorted(names):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            what = f"names {name!r}, which is not a safetensors file of this directory"
+            raise InputError(what, file=index, remedy="use a repository with safetensors weights")
+    missing = sorted(name for name in names if not (directory / name).is_file())
+    if missing:
+        what = f"{len(missing)} of {len(names)} shards missing: {_some(missing)}"
+        raise InputError(what, file=index, remedy="download the missing files")
+    return [directory / name for name in sorted(names)]
+
+
+def model_hash(directory: str | Path) -> str:
+    """SHA-256, in hex, over config.json and the weight files in order of name."""
+    digest = hashlib.sha256()
+    for file in [Path(directory) / "config.json", *model_files(directory)]:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _no_weights(directory: Path) -> InputError:
+    pickles = sorted(file.name for pattern in _PICKLES for file in directory.glob(pattern))
+    if not pickles:
+        remedy = f"point to a directory in Hugging Face format ({SINGLE} or {INDEX})"
+        return InputError("no safetensors weights", file=directory, remedy=remedy)
+    what = f"the weights are pickles, which can run code and are never opened: {_some(pickles)}"
+    remedy = "convert them: transformers' save_pretrained writes safetensors"
+    return InputError(what, file=directory, remedy=remedy)
+
+
+def _open_shards(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Tensor name → the open file that holds it."""
+    shards: dict[str, Any] = {}
+    twice = []
+    for file in model_files(directory):
+        try:
+            shard = stack.enter_context(safe_open(file, framework="numpy"))
+        except (SafetensorError, OSError) as error:
+            raise _damaged(file, error) from error
+        twice += [name for name in shard.keys() if name in shards]
+        shards |= dict.fromkeys(shard.keys(), shard)
+    if twice:
+        what = f"tensors stand in two shards: {_some(twice)}"
+        raise InputError(what, file=directory, remedy="remove shards that are not in the index")
+    return shards
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    """Why safetensors refuses a file: a pointer, a file cut short, or what the library says."""
+    _refuse_pointer(file)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        header_size = int.from_bytes(stream.read(8), "little")
+        header = stream.read(min(header_size, size)) if size > 8 else b""
+    expected = 8 + header_size
+    if size >= expected > 8:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            entries = json.loads(header)
+            ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
+            expected += max(ends, default=0)
+    if size == 0 or (size < expected and header_size <= _LARGEST_HEADER):
+        what = f"is truncated: its header promises {expected:,} bytes, the file has {size:,}"
+        what = "is empty" if size == 0 else what
+        return InputError(what, file=file, remedy="download it again")
+    return InputError(f"is not a safetensors file: {error}", file=file, remedy="download it again")
+
+
+def _refuse_pointer(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(40).startswith(b"version https://git-lfs"):
+            what = "is a git-LFS pointer, not the file"
+            raise InputError(what, file=file, line=1, remedy="run `git lfs pull`")
+
+
+def _check_tensors(
+    directory: Path, config: DecoderConfig, table: tuple[Leaf, ...], shards: Mapping[str, Any]
+) -> None:
+    """All that does not match, in both directions, in one InputError."""
+    expected = {name: leaf for leaf in table for name in leaf.names(config.n_layers)}
+    tied = {_LM_HEAD} if config.tie_embeddings else set()
+    errors = {
+        "missing": [name for name in expected if name not in shards],
+        "unexpected": [
+            name
+            for name in shards
+            if name not in {*expected, *tied} and not _TOLERATED.fullmatch(name)
+        ],
+        "wrong shape": [],
+        "not float32, float16 or bfloat16": [],
+    }
+    for name in [name for name in expected if name in shards]:
+        stored = shards[name].get_slice(name)
+        shape, right = tuple(stored.get_shape()), expected[name].stored
+        if shape != right:
+            errors["wrong shape"].append(f"{name} {list(shape)}, expected {list(right)}")
+        if stored.get_dtype() not in _FILE_DTYPES:
+            errors["not float32, float16 or bfloat16"].append(f"{name} {stored.get_dtype()}")
+    found = [f"{len(names)} {kind}: {_some(names)}" for kind, names in errors.items() if names]
+    if not found and tied.intersection(shards):
+        head, embedding = (shards[name].get_tensor(name) for name in (_LM_HEAD, _EMBEDDING))
+        if not np.array_equal(head, embedding):
+            found = [f"{_LM_HEAD} differs from the embedding that it is tied to"]
+    if found:
+        remedy = f"config.json and the weights must belong together ({config.family})"
+        raise InputError(f"tensors do not match: {'; '.join(found)}", file=directory, remedy=remedy)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _to_tensors(config: DecoderConfig, params: PyTree, dtype: np.dtype) -> dict[str, np.ndarray]:
+    table = weight_table(config)
+    leaves = {
+        tuple(key.key for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    if unmatched := set(leaves).symmetric_difference(leaf.path for leaf in table):
+        raise ValueError(f"parameters do not fit the configuration: {sorted(unmatched)}")
+    tensors = {}
+    for leaf in table:
+        names, value = leaf.names(config.n_layers), np.asarray(leaves[leaf.path])
+        stacked = value if "{" in leaf.name else value[None]
+        if stacked.shape != (len(names), *leaf.shape):
+            raise ValueError(f"{'/'.join(leaf.path)} has shape {value.shape}, not {leaf.shape}")
+        for layer, name in enumerate(names):
+            tensors[name] = np.ascontiguousarray(leaf.write(stacked[layer]).astype(dtype))
+    return tensors
+
+
+def _to_device(array: np.ndarray, mesh: jax.sharding.Mesh | None) -> jax.Array:
+    if mesh is None:
+        return jax.device_put(array)
+    return jax.device_put(array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def _set(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
+def _progress(table: tuple[Leaf, ...], quiet: bool) -> Iterator[Leaf]:
+    from tqdm import tqdm
+
+    silent = quiet or not sys.stderr.isatty()
+    yield from tqdm(table, desc="reading weights", delay=2, leave=False, disable=silent)
+
+
+@contextlib.contextmanager
+def _beside(file: Path) -> Iterator[Path]:
+    """A temporary name beside `file`, synced and renamed to it if the block ends without error."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,363 @@
+"""Figures of a report with matplotlib's object interface: no pyplot, no state that outlives a call.
+
+One quiet style: the chosen bridge in blue, everything named at the mark itself, colours that hold for
+colour-blind readers. Text stays text in the SVG, and equal results give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from bridgex_jax.report.content import Evaluation, PairReport, is_number
+from bridgex_jax.report.text import label, name, number, percent
+from bridgex_jax.store.tables import OverlapMatrix, PairSpectrum
+
+# The HTML page replaces these very values by its own variables, so that figures follow light and dark.
+INK, MUTED, GRID, BAND, PAGE, ACCENT = (
+    "#1d2126", "#68707b", "#e2e5e9", "#f0f3f7", "#fefefe", "#0067b1",
+)  # fmt: skip
+# Okabe and Ito's colours, the light ones darkened until they read on white; blue means "chosen".
+SERIES = ("#d55e00", "#008f68", "#b0528f", "#9a7400", "#3d9fd3", "#4b5362")
+_DASHES = ((), (5, 2), (1.5, 1.5))
+
+# Inches: a column of text in the page, and what still fits on a phone.
+WIDE, NARROW = 7.2, 5.4
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bridgex",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "xtick.major.width": 0.6,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Our style over matplotlib's defaults, whatever the user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def to_svg(figure: Figure, title: str) -> str:
+    """The figure as a standalone SVG on white, the same bytes for the same content."""
+    with _style():
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Title": title})
+    return re.sub(r"'DejaVu Sans'(, [^;\"]*)?", FONTS, stream.getvalue())
+
+
+def spectrum_figure(
+    spectrum: PairSpectrum, window: Sequence[int], chosen: str | None, score_name: str
+) -> Figure:
+    """Score by layer, a line a bridge; missing layers are gaps, the layer window is shaded."""
+    height = max(3.2, 0.9 + 0.19 * len(spectrum.bridges))
+    with _style():
+        figure, axes = _figure(WIDE, height, left=0.55, right=1.35, top=0.42, bottom=0.5)
+        n_layers = spectrum.score.shape[1]
+        if len(window):
+            axes.axvspan(min(window) - 0.5, max(window) + 0.5, color=BAND, linewidth=0)
+            _note(axes, (min(window) + max(window)) / 2, 1.0, "layer window", dy=4, ha="center")
+        axes.set_xlim(-0.5, n_layers - 0.5)
+        ends = []
+        for g, bridge in enumerate(spectrum.bridges):
+            layers = np.flatnonzero(np.isfinite(spectrum.score[g]))
+            _spectrum_line(axes, spectrum.score[g], g, is_chosen=bridge == chosen)
+            if len(layers):
+                ends.append((layers[-1], spectrum.score[g, layers[-1]], bridge, g))
+        axes.grid(axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xticks(_layer_ticks(n_layers))
+        axes.set_xlabel("layer")
+        axes.set_title(score_name, loc="left", fontsize=9, color=MUTED, x=-0.075, y=1.035)
+        if ends:
+            _end_labels(axes, ends, n_layers, height - 0.92, chosen)
+        else:
+            _note(axes, (n_layers - 1) / 2, 0.5, "no bridge is present in any layer", ha="center")
+        return figure
+
+
+def ranking_figure(pair: PairReport, score_name: str) -> Figure:
+    """Mean score of every bridge with its bootstrap interval, best on top, with P(best)."""
+    rows = pair.ranking
+    with _style():
+        figure, axes = _rows_figure(len(rows), NARROW, left=1.3, right=0.85)
+        for y, row in enumerate(rows):
+            is_chosen = row.bridge == pair.bridge
+            _row_label(axes, y, label(row.bridge), is_chosen, faint=not row.comparable)
+            if not row.comparable:
+                _note(axes, 0.0, y, "not comparable: absent from over half of the window",
+                      transform="row", va="center", dx=2)  # fmt: skip
+                continue
+            _interval_mark(axes, y, row.score.value, row.score.low, row.score.high,
+                           ACCENT if is_chosen else MUTED, filled=True)  # fmt: skip
+            _right_text(axes, y, percent(row.p_best), is_chosen)
+        _right_text(axes, -0.95, "P(best)", False, color=MUTED)
+        axes.set_xlabel(f"{score_name}, mean over {len(pair.compared)} layers")
+        return figure
+
+
+def overlap_figure(matrix: OverlapMatrix) -> Figure:
+    """Neurons that languages share: counts below the diagonal, Jaccard (%) above, set sizes on it."""
+    n = len(matrix.languages)
+    cell, left, top = 0.42, 1.3, 0.42
+    apart = ~np.eye(n, dtype=bool) & np.isfinite(matrix.jaccard)
+    darkest = max(float(matrix.jaccard[apart].max()) if apart.any() else 0.0, 1e-12)
+    with _style():
+        figure, axes = _figure(
+            left + n * cell + 0.1, top + n * 0.8 * cell + 0.1, left=left, right=0.1, top=top, bottom=0.1
+        )
+        axes.set(xlim=(0, n), ylim=(n, 0))
+        axes.set_axis_off()
+        for i, a in enumerate(matrix.languages):
+            axes.annotate(label(a), (0, i + 0.5), (-6, 0), textcoords="offset points",
+                          ha="right", va="center", annotation_clip=False)  # fmt: skip
+            axes.annotate(a, (i + 0.5, 0), (0, 5), textcoords="offset points", ha="center",
+                          color=MUTED, annotation_clip=False)  # fmt: skip
+            for j in range(n):
+                _overlap_cell(axes, matrix, i, j, darkest)
+        return figure
+
+
+def accuracy_figure(evaluation: Evaluation) -> Figure:
+    """Accuracy pooled over directions with intervals: zero-shot, bridges, choosers, chosen, oracle."""
+    rows = sorted(evaluation.pooled, key=lambda row: row.accuracy.value)[::-1]
+    with _style():
+        figure, axes = _rows_figure(len(rows), NARROW, left=1.55, right=0.75)
+        for y, row in enumerate(rows):
+            is_chosen = row.kind == "chosen"
+            color = {"chosen": ACCENT, "bridge": MUTED}.get(row.kind, INK)
+            _row_label(axes, y, row.name, is_chosen, faint=row.kind == "bridge")
+            _interval_mark(axes, y, row.accuracy.value, row.accuracy.low, row.accuracy.high,
+                           color, filled=row.kind in ("chosen", "bridge"))  # fmt: skip
+            _right_text(axes, y, percent(row.accuracy.value, 1), is_chosen)
+        axes.xaxis.set_major_formatter(lambda value, _: percent(value))
+        axes.set_xlabel(f"accuracy over {evaluation.n_words:,} words, 95 % intervals")
+        return figure
+
+
+def directions_figure(evaluation: Evaluation) -> Figure:
+    """Accuracy in every direction: one dot a bridge, the chosen one blue, zero-shot hollow."""
+    rows = evaluation.directions
+    with _style():
+        figure, axes = _rows_figure(len(rows), WIDE, left=2.0, right=1.55)
+        for y, row in enumerate(rows):
+            _row_label(axes, y, f"{name(row.source)} → {name(row.target)}", False)
+            values = list(row.bridges.values())
+            axes.plot([min(values), max(values)], [y, y], color=GRID, lw=2.5, zorder=1)
+            axes.plot(values, [y] * len(values), "o", ms=4.5, color=MUTED, alpha=0.55, mew=0)
+            if is_number(row.zero_shot):
+                axes.plot([row.zero_shot], [y], "s", ms=4.5, mfc="none", mec=INK, mew=1)
+            if row.chosen in row.bridges:
+                axes.plot([row.bridges[row.chosen]], [y], "o", ms=7, color=ACCENT, mew=0, zorder=4)
+            _right_text(axes, y, _chosen_and_best(row.chosen, row.best), row.chosen == row.best)
+        _right_text(axes, -0.95, "chosen · best", False, color=MUTED)
+        _legend(axes)
+        axes.xaxis.set_major_formatter(lambda value, _: percent(value))
+        axes.set_xlabel("accuracy")
+        return figure
+
+
+# Parts of figures --------------------------------------------------------------------------------
+
+
+def _figure(
+    width: float, height: float, *, left: float, right: float, top: float, bottom: float
+) -> tuple[Figure, Axes]:
+    """A figure with one axes; everything in inches."""
+    figure = Figure(figsize=(width, height), facecolor=PAGE, dpi=72)
+    FigureCanvasSVG(figure)
+    axes = figure.add_axes(
+        (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
+    )
+    axes.set_facecolor("none")
+    return figure, axes
+
+
+def _rows_figure(n_rows: int, width: float, *, left: float, right: float) -> tuple[Figure, Axes]:
+    """A dot plot with one row of text height a line, first row on top."""
+    figure, axes = _figure(
+        width, 0.85 + 0.27 * n_rows, left=left, right=right, top=0.35, bottom=0.5
+    )
+    axes.set_ylim(n_rows - 0.5, -0.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.margins(x=0.04)
+    return figure, axes
+
+
+def _row_label(axes: Axes, y: float, text: str, strong: bool, faint: bool = False) -> None:
+    axes.annotate(
+        text,
+        (0, y),
+        (-8, 0),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        weight="bold" if strong else "normal",
+        color=ACCENT if strong else MUTED if faint else INK,
+        annotation_clip=False,
+    )
+
+
+def _right_text(axes: Axes, y: float, text: str, strong: bool, color: str | None = None) -> None:
+    axes.annotate(
+        text,
+        (1, y),
+        (8, 0),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        va="center",
+        weight="bold" if strong else "normal",
+        color=color or (ACCENT if strong else INK),
+        annotation_clip=False,
+    )
+
+
+def _note(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    ha: str = "left",
+    va: str = "baseline",
+    dx: float = 0,
+    dy: float = 0,
+    transform: str = "column",
+) -> None:
+    """Small muted text at (data x, share of the height), or with transform "row" at (share, data y)."""
+    coordinates = axes.get_yaxis_transform() if transform == "row" else axes.get_xaxis_transform()
+    axes.annotate(text, (x, y), (dx, dy), xycoords=coordinates, textcoords="offset points", ha=ha,
+                  va=va, color=MUTED, fontsize=8, annotation_clip=False)  # fmt: skip
+
+
+def _interval_mark(
+    axes: Axes, y: float, value: float, low: float, high: float, color: str, *, filled: bool
+) -> None:
+    if is_number(low) and is_number(high):
+        axes.plot([low, high], [y, y], color=color, lw=1.6, solid_capstyle="round", zorder=2)
+    axes.plot([value], [y], "o", ms=6.5, mfc=color if filled else PAGE, mec=color, mew=1.4, zorder=3)
+
+
+def _spectrum_line(
+    axes: Axes, score: Float[np.ndarray, "L"], index: int, *, is_chosen: bool
+) -> None:
+    axes.plot(
+        np.arange(len(score)),
+        score,
+        color=ACCENT if is_chosen else SERIES[index % len(SERIES)],
+        lw=2.2 if is_chosen else 1.2,
+        dashes=() if is_chosen else _DASHES[index // len(SERIES) % len(_DASHES)],
+        marker="o",  # a layer between two gaps has no line
+        ms=4.2 if is_chosen else 2.6,
+        mew=0,
+        zorder=4 if is_chosen else 3,
+    )
+
+
+def _end_labels(
+    axes: Axes,
+    ends: Sequence[tuple[int, float, str, int]],
+    n_layers: int,
+    height: float,
+    chosen: str | None,
+) -> None:
+    """Names of the lines at the right, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    unit = height * 72 / (high - low)  # points per unit of score
+    ends = sorted(ends, key=lambda end: end[1])
+    places = _spread([(end[1] - low) * unit for end in ends], gap=12.5, top=height * 72)
+    for (layer, value, bridge, g), place in zip(ends, places, strict=True):
+        color = ACCENT if bridge == chosen else SERIES[g % len(SERIES)]
+        axes.annotate(
+            label(bridge),
+            (layer, value),
+            (n_layers - 0.5 + 0.02 * n_layers, low + place / unit),
+            textcoords="data",
+            va="center",
+            color=color,
+            weight="bold" if bridge == chosen else "normal",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "alpha": 0.6, "shrinkA": 1,
+                        "shrinkB": 3, "relpos": (0, 0.5)},
+        )  # fmt: skip
+
+
+def _spread(places: Sequence[float], gap: float, top: float) -> list[float]:
+    """Ascending positions at least `gap` apart, as near to the wanted ones as going up, then down, gets."""
+    spread: list[float] = []
+    for place in places:
+        spread.append(max(place, spread[-1] + gap) if spread else place)
+    limit = top
+    for i in range(len(spread) - 1, -1, -1):
+        spread[i] = min(spread[i], limit)
+        limit = spread[i] - gap
+    return spread
+
+
+def _layer_ticks(n_layers: int) -> list[int]:
+    step = next(s for s in (1, 2, 4, 5, 10, 20) if n_layers / s <= 17 or s == 20)
+    return list(range(0, n_layers, step))
+
+
+def _overlap_cell(axes: Axes, matrix: OverlapMatrix, i: int, j: int, darkest: float) -> None:
+    jaccard = matrix.jaccard[i, j]
+    share = float(jaccard) / darkest if np.isfinite(jaccard) and i != j else 0.0
+    if share > 0:  # never so dark that text on it would have to change colour
+        axes.add_patch(
+            Rectangle((j + 0.03, i + 0.03), 0.94, 0.94, facecolor=ACCENT, lw=0,
+                      alpha=0.05 + 0.5 * share, clip_on=False)
+        )  # fmt: skip
+    text = f"{int(matrix.overlap[i, j]):,}" if i >= j else number(100 * jaccard, 1)
+    color = MUTED if i == j else INK
+    axes.text(j + 0.5, i + 0.52, text, ha="center", va="center", fontsize=7.5, color=color)
+
+
+def _chosen_and_best(chosen: str | None, best: str | None) -> str:
+    if chosen is None:
+        return f"none · {best}"
+    return f"{chosen} · {best}"
+
+
+def _legend(axes: Axes) -> None:
+    """The marks of `directions_figure`, in one line above the rows."""
+    marks = (
+        ("o", ACCENT, ACCENT, "chosen"),
+        ("o", MUTED, MUTED, "other bridges"),
+        ("s", "none", INK, "zero-shot"),
+    )
+    transform = axes.get_yaxis_transform()
+    for x, (marker, face, edge, text) in zip((0.02, 0.24, 0.56), marks, strict=True):
+        axes.plot(
+            [x], [-0.95], marker, ms=5, mfc=face, mec=edge, mew=1, transform=transform, clip_on=False
+        )
+        _note(axes, x, -0.95, text, transform="row", va="center", dx=7)

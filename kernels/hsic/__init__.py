@@ -1,0 +1,16 @@
+"""HSIC between sets of one-dimensional variables; README.md beside this file has the mathematics."""
+
+from .api import HsicResult, Plan, hsic, hsic_planned, make_plan
+from .estimators import ESTIMATORS
+from .score import released_score, size_matched_score
+
+__all__ = [
+    "ESTIMATORS",
+    "HsicResult",
+    "Plan",
+    "hsic",
+    "hsic_planned",
+    "make_plan",
+    "released_score",
+    "size_matched_score",
+]

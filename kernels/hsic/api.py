@@ -1,0 +1,444 @@
+"""HSIC between every variable of one set and every variable of another: the dispatcher.
+
+`hsic` checks and plans on the host, then runs `hsic_planned`, which is pure. A plan says which
+implementation runs, and why: `exact` costs n1 n2 N^2 FLOPs and an exponential for every pair of
+words of every variable, `features` 2 n1 n2 r^2 N; the cheaper one is taken, `features` only while
+its certified error stays under the tolerance. Axes: n1, n2 variables (neurons), N words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import bandwidth as bandwidths
+from .estimators import DEBIASED, ESTIMATORS, NORMALISED, combine
+from .exact import exact_sums, exp_minus_one
+from .features import MAX_RANK, error_bound, feature_sums, remainder
+
+IMPLEMENTATIONS = ("exact", "features")
+PRECISIONS = ("highest", "high", "default")
+BANDWIDTHS = ("variable_median", "set_median")
+SIGMA_RANGE = (1e-8, 1e8)  # beyond it products of two Gram entries leave float32
+CANCELLATION_SIGMA = 2.0  # from here on K - 1 is small enough to need expm1
+EXPONENTIAL_FLOPS = 150  # one Gram entry against one FLOP of a matrix product, on a CPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `hsic_planned` needs to know; a pytree, whose static part selects the compilation.
+
+    sigma_x [n1] and sigma_y [n2] are bandwidths in units of a variable's standard deviation;
+    words [N] is 1 for a word and 0 for padding. rank is None for `exact`.
+    """
+
+    sigma_x: jax.Array | np.ndarray
+    sigma_y: jax.Array | np.ndarray
+    words: jax.Array | np.ndarray
+    estimator: str = "cka_debiased"
+    implementation: str = "exact"
+    precision: str = "highest"
+    rank: int | None = None
+    tile: int = 32
+    epsilon: float = 0.0
+    cancels: bool = True
+
+
+jax.tree_util.register_dataclass(
+    Plan,
+    data_fields=["sigma_x", "sigma_y", "words"],
+    meta_fields=[
+        "estimator",
+        "implementation",
+        "precision",
+        "rank",
+        "tile",
+        "epsilon",
+        "cancels",
+    ],
+)
+
+
+class HsicResult(NamedTuple):
+    """values [n1, n2]; bound [], the certified truncation error of the worst entry (0 for exact,
+    rounding apart); ok_x [n1] and ok_y [n2], False where a row could not be used: NaN there."""
+
+    values: jax.Array
+    bound: jax.Array
+    ok_x: jax.Array
+    ok_y: jax.Array
+
+
+@jax.jit
+def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan) -> HsicResult:
+    """HSIC of raw x [n1, N] and y [n2, N] as planned: pure, jit-able, vmappable, differentiable.
+
+    Float32. Rows that are constant, not finite or have a bandwidth outside 1e-8…1e8 give NaN in
+    their row or column and False in `ok`. Derivatives hold the bandwidths fixed.
+    """
+    _check_shapes(x.shape, y.shape, plan.estimator)
+    z_x, ok_x = bandwidths.standardise(x.astype(jnp.float32), plan.words, plan.epsilon)
+    z_y, ok_y = bandwidths.standardise(y.astype(jnp.float32), plan.words, plan.epsilon)
+    ok_x, sigma_x = _usable(ok_x, plan.sigma_x)
+    ok_y, sigma_y = _usable(ok_y, plan.sigma_y)
+    arguments = (z_x, z_y, sigma_x, sigma_y, plan.words)
+    both = ok_x[:, None] & ok_y[None, :]
+    bound = jnp.zeros((), jnp.float32)
+    if plan.implementation == "features":
+        rank = plan.rank or MAX_RANK
+        sums = feature_sums(*arguments, rank=rank, precision=plan.precision)
+        values = combine(plan.estimator, *sums, plan.words)
+        left = remainder(z_x, sigma_x, plan.words, rank)
+        right = remainder(z_y, sigma_y, plan.words, rank)
+        bounds = error_bound(plan.estimator, values, left, right, sums[1:], plan.words)
+        bound = jnp.max(jnp.where(both & jnp.isfinite(values), bounds, 0.0))
+    else:
+        minus_one = jnp.expm1 if plan.cancels else exp_minus_one
+        sums = exact_sums(
+            *arguments, tile=plan.tile, precision=plan.precision, minus_one=minus_one
+        )
+        values = combine(plan.estimator, *sums, plan.words)
+    return HsicResult(jnp.where(both, values, jnp.nan), bound, ok_x, ok_y)
+
+
+def _usable(ok: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+    low, high = SIGMA_RANGE
+    inside = (sigma >= low) & (sigma <= high)
+    return ok & inside, jnp.where(inside, sigma, 1.0)
+
+
+def _check_shapes(x: tuple[int, ...], y: tuple[int, ...], estimator: str) -> None:
+    if len(x) != 2 or len(y) != 2:
+        raise ValueError(f"x, y: expected two axes [variables, words], got {x} and {y}")
+    if x[1] != y[1]:
+        raise ValueError(f"x, y: the numbers of words differ, {x[1]} and {y[1]}")
+    if 0 in (x[0], y[0]):
+        raise ValueError(f"x, y: no variables, got shapes {x} and {y}")
+    least = 4 if estimator in DEBIASED else 2
+    if x[1] < least:
+        raise ValueError(f"x, y: {estimator} needs at least {least} words, got {x[1]}")
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(known)}")
+
+
+def _as_array(name: str, value: Any) -> jax.Array | np.ndarray:
+    """JAX, NumPy and DLPack arrays as they are; lists through NumPy. Floating point only."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        value = jnp.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+    if not jnp.issubdtype(value.dtype, jnp.number) or jnp.iscomplexobj(value):
+        raise ValueError(f"{name}: expected real numbers, got dtype {value.dtype}")
+    return value
+
+
+def _host_rows(name: str, value: jax.Array | np.ndarray) -> np.ndarray:
+    """The values on the host in float64, checked: every row finite and not constant."""
+    rows = np.asarray(value, np.float64)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite).tolist()
+        raise ValueError(f"{name}: values that are not finite in rows {bad[:8]}")
+    constant = rows.max(axis=1) == rows.min(axis=1)
+    if constant.any():
+        bad = np.flatnonzero(constant).tolist()
+        raise ValueError(f"{name}: rows {bad[:8]} are constant; leave them out")
+    return rows
+
+
+def _standardised(rows: np.ndarray, epsilon: float) -> np.ndarray:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    return centred / (rows.std(axis=1, ddof=1, keepdims=True) + epsilon)
+
+
+def host_set_median(x: np.ndarray, y: np.ndarray) -> float:
+    """The released bandwidth of standardised float64 x [n1, N], y [n2, N], by products."""
+    squared = []
+    for z in (x, y):
+        square = np.einsum("iw,iw->i", z, z)
+        distance = square[:, None] + square[None, :] - 2.0 * (z @ z.T)
+        np.fill_diagonal(distance, 0.0)
+        squared.append(distance.ravel())
+    pooled = np.concatenate(squared)
+    middle = (pooled.size - 1) // 2
+    # Rows that are equal leave 1e-13 of rounding where the distance is 0.
+    value = np.partition(pooled, middle)[middle]
+    return float(np.sqrt(value if value > 1e-12 * x.shape[1] else 0.0)) + (
+        bandwidths.RELEASED_EPSILON
+    )
+
+
+_variable_median = jax.jit(bandwidths.variable_median)
+
+
+def _given_sigma(name: str, sigma: Any, n: int) -> np.ndarray:
+    values = np.asarray(sigma, np.float64)
+    if values.ndim > 1 or (values.ndim == 1 and values.shape[0] != n):
+        raise ValueError(f"bandwidth: {name} has {n} variables, got shape {values.shape}")
+    values = np.broadcast_to(values, (n,))
+    low, high = SIGMA_RANGE
+    outside = ~((values >= low) & (values <= high))
+    if outside.any():
+        first = values[outside][0]
+        raise ValueError(f"bandwidth: {first} for {name} is outside {low:g}…{high:g}")
+    return values
+
+
+def _host_sigma(
+    bandwidth: Any, z_x: np.ndarray, z_y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bandwidths [n1] and [n2] of standardised rows, checked."""
+    if isinstance(bandwidth, str) and bandwidth == "set_median":
+        sigma = host_set_median(z_x, z_y)
+        return np.full(len(z_x), sigma), np.full(len(z_y), sigma)
+    if isinstance(bandwidth, str):
+        sigmas = []
+        for name, z in (("x", z_x), ("y", z_y)):
+            words = np.ones(z.shape[1], np.float32)
+            sigma = np.asarray(_variable_median(_padded(z), words))[: len(z)]
+            if not (sigma > 0).all():
+                bad = np.flatnonzero(~(sigma > 0)).tolist()
+                raise ValueError(f"{name}: rows {bad[:8]} have a median distance of 0")
+            sigmas.append(sigma)
+        return sigmas[0], sigmas[1]
+    left, right = bandwidth if isinstance(bandwidth, tuple) else (bandwidth, bandwidth)
+    return _given_sigma("x", left, len(z_x)), _given_sigma("y", right, len(z_y))
+
+
+def bucket(n: int) -> int:
+    """The next of 32, 64, 96, 128, 192, 256, 384, …: few shapes, so few compilations."""
+    if n <= 128:
+        return max(32, -(-n // 32) * 32)
+    power = 1 << (n - 1).bit_length()
+    return power * 3 // 4 if n <= power * 3 // 4 else power
+
+
+def _padded(rows: Any, words: int = 0) -> np.ndarray:
+    """Rows in float32, less their mean while still in float64, padded by rows and by words."""
+    centred = np.asarray(rows, np.float64)
+    centred = (centred - centred.mean(axis=1, keepdims=True)).astype(np.float32)
+    return np.pad(centred, ((0, bucket(len(rows)) - len(rows)), (0, words)))
+
+
+def tile_size(n1: int, n2: int, n_words: int) -> int:
+    """Words in a tile: its entries for all variables should fit 2 MiB. By bucketed sizes."""
+    n1, n2 = bucket(n1), bucket(n2)
+    for tile in (256, 128, 64, 32, 16):
+        if tile <= n_words // 4 and (n1 + n2) * tile * tile <= 1 << 19:
+            return tile
+    return 16
+
+
+def exact_cost(n1: int, n2: int, n_words: int) -> float:
+    """FLOPs of `exact`: the products, and the exponentials in units of FLOPs."""
+    return n_words**2 * (n1 * n2 + 0.5 * (n1 + n2) * EXPONENTIAL_FLOPS)
+
+
+def features_cost(n1: int, n2: int, n_words: int, rank: int) -> float:
+    """FLOPs of `features` at a rank: the products, and making the features."""
+    return 2.0 * n1 * n2 * rank**2 * n_words + 10.0 * (n1 + n2) * rank * n_words
+
+
+def _certified_rank(
+    z_x: np.ndarray, z_y: np.ndarray, sigma_x: np.ndarray, sigma_y: np.ndarray, tolerance: float
+) -> int | None:
+    """The smallest rank whose bound on tr(KHLH) is under tolerance × the largest entry.
+
+    The largest entry is bounded from below by its first-order term. None if there is no such
+    rank up to MAX_RANK.
+    """
+    first_x, first_y = (
+        (f := z / s[:, None] * np.exp(-0.5 * (z / s[:, None]) ** 2))
+        - f.mean(axis=1, keepdims=True)
+        for z, s in ((z_x, sigma_x), (z_y, sigma_y))
+    )
+    largest = np.max((first_x @ first_y.T) ** 2)
+    relative = [(z / s[:, None]) ** 2 for z, s in ((z_x, sigma_x), (z_y, sigma_y))]
+    spectrum = [part.sum(axis=1) for part in relative]
+    term = [part.copy() for part in relative]
+    for rank in range(2, MAX_RANK + 1):
+        for part, factor in zip(term, relative, strict=True):
+            part *= factor / rank
+        eps = [part.sum(axis=1) for part in term]
+        bound = eps[0].max() * (spectrum[1] + eps[1]).max() + spectrum[0].max() * eps[1].max()
+        if bound <= tolerance * largest:
+            return rank
+    return None
+
+
+def _traced_plan(x: jax.Array, y: jax.Array, bandwidth: Any, choices: dict[str, Any]) -> Plan:
+    """A plan under tracing: nothing is checked but shapes, and the rank must have been given."""
+    words = jnp.ones(x.shape[1], jnp.float32)
+    epsilon = _epsilon(bandwidth)
+    if isinstance(bandwidth, str):
+        z_x, _ = bandwidths.standardise(x.astype(jnp.float32), words, epsilon)
+        z_y, _ = bandwidths.standardise(y.astype(jnp.float32), words, epsilon)
+        if bandwidth == "set_median":
+            sigma = bandwidths.set_median(z_x, z_y, words)
+            pair: tuple[Any, Any] = (sigma, sigma)
+        else:
+            medians = bandwidths.variable_median
+            pair = (medians(z_x, words), medians(z_y, words))
+    else:
+        pair = bandwidth if isinstance(bandwidth, tuple) else (bandwidth, bandwidth)
+    sigma_x, sigma_y = (
+        jnp.broadcast_to(jax.lax.stop_gradient(jnp.asarray(s, jnp.float32)), (n,))
+        for s, n in zip(pair, (x.shape[0], y.shape[0]), strict=True)
+    )
+    tile = tile_size(x.shape[0], y.shape[0], x.shape[1])
+    return Plan(sigma_x, sigma_y, words, tile=tile, epsilon=epsilon, **choices)
+
+
+def _epsilon(bandwidth: Any) -> float:
+    released = isinstance(bandwidth, str) and bandwidth == "set_median"
+    return bandwidths.RELEASED_EPSILON if released else 0.0
+
+
+def make_plan(
+    x: Any,
+    y: Any,
+    *,
+    estimator: str = "cka_debiased",
+    bandwidth: Any = "variable_median",
+    precision: str = "highest",
+    implementation: str | None = None,
+    rank: int | None = None,
+    tolerance: float = 5e-7,
+) -> Plan:
+    """Decide how `hsic` of x [n1, N] and y [n2, N] runs; arguments as for `hsic`.
+
+    The plan names the implementation and its rank. Bandwidths come out as arrays.
+    """
+    _check_choice("estimator", estimator, ESTIMATORS)
+    _check_choice("precision", precision, PRECISIONS)
+    if implementation is not None:
+        _check_choice("implementation", implementation, IMPLEMENTATIONS)
+    if isinstance(bandwidth, str):
+        _check_choice("bandwidth", bandwidth, BANDWIDTHS)
+    if rank is not None and not 2 <= rank <= MAX_RANK:
+        raise ValueError(f"rank: expected 2…{MAX_RANK}, got {rank}")
+    x, y = _as_array("x", x), _as_array("y", y)
+    _check_shapes(x.shape, y.shape, estimator)
+    if bandwidth == "variable_median" and x.shape[1] > bandwidths.MAX_WORDS:
+        raise ValueError(
+            f"bandwidth: variable_median takes {bandwidths.MAX_WORDS} words, got {x.shape[1]}"
+        )
+    choices: dict[str, Any] = {"estimator": estimator, "precision": precision}
+    if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
+        if implementation == "features" and rank is None:
+            raise ValueError("rank: must be given for features under jit, vmap or grad")
+        by_rank = implementation == "features" or (implementation is None and rank is not None)
+        choices["implementation"] = "features" if by_rank else "exact"
+        return _traced_plan(x, y, bandwidth, choices | {"rank": rank if by_rank else None})
+    epsilon = _epsilon(bandwidth)
+    z_x = _standardised(_host_rows("x", x), epsilon)
+    z_y = _standardised(_host_rows("y", y), epsilon)
+    sigma_x, sigma_y = _host_sigma(bandwidth, z_x, z_y)
+    if implementation != "exact" and rank is None:
+        rank = _certified_rank(z_x, z_y, sigma_x, sigma_y, tolerance)
+    sizes = (len(z_x), len(z_y), z_x.shape[1])
+    return Plan(
+        *(np.asarray(sigma, np.float32) for sigma in (sigma_x, sigma_y)),
+        np.ones(sizes[2], np.float32),
+        tile=tile_size(*sizes),
+        epsilon=epsilon,
+        cancels=bool(max(sigma_x.max(), sigma_y.max()) > CANCELLATION_SIGMA),
+        **choices,
+        **_chosen(implementation, rank, sizes, tolerance),
+    )
+
+
+def _chosen(
+    implementation: str | None, rank: int | None, sizes: tuple[int, int, int], tolerance: float
+) -> dict[str, Any]:
+    """The cheaper implementation of those that meet the tolerance, or the one asked for."""
+    if implementation == "features" and rank is None:
+        raise ValueError(
+            f"implementation: no rank up to {MAX_RANK} certifies features to {tolerance:g}"
+        )
+    cheaper = rank is not None and features_cost(*sizes, rank) < exact_cost(*sizes)
+    if implementation == "features" or (implementation is None and cheaper):
+        return {"implementation": "features", "rank": rank}
+    return {"implementation": "exact", "rank": None}
+
+
+def hsic(
+    x: Any,
+    y: Any,
+    *,
+    estimator: str = "cka_debiased",
+    bandwidth: Any = "variable_median",
+    precision: str = "highest",
+    implementation: str | None = None,
+    rank: int | None = None,
+    tolerance: float = 5e-7,
+) -> jax.Array:
+    """HSIC of every row of x [n1, N] with every row of y [n2, N]: [n1, n2] float32.
+
+    x and y are raw values (JAX, NumPy or DLPack), N samples of n1 and n2 variables; each row is
+    standardised (ddof 1).
+
+    estimator: `biased` (Gretton et al. 2005), `unbiased` (Song et al. 2012), `cka`,
+        `cka_debiased`, or `trace_khl`, which the released BridgeX-ICL code computes.
+    bandwidth: `variable_median`, `set_median` (released), a number, an array [n] for x and y
+        alike, or a pair (for x, for y); in units of a row's standard deviation.
+    precision: of the float32 matrix products: `highest`, `high` or `default`.
+    implementation: `exact`, `features`, or None for the cheaper one (`make_plan` tells which).
+    rank, tolerance: `features` uses this rank, or the smallest one whose certified truncation
+        error is below tolerance × the largest entry.
+
+    Raises ValueError for shapes that do not match, fewer than 2 words (4 for the debiased
+    estimators), values that are not finite, constant rows, rows whose median distance is 0, and
+    bandwidths outside 1e-8…1e8. Under jit, vmap and grad only shapes are checked: such rows give
+    NaN, and `exact` runs unless a rank is given.
+    """
+    x, y = _as_array("x", x), _as_array("y", y)
+    settings: dict[str, Any] = {
+        "estimator": estimator,
+        "bandwidth": bandwidth,
+        "precision": precision,
+        "tolerance": tolerance,
+    }
+    plan = make_plan(x, y, implementation=implementation, rank=rank, **settings)
+    if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
+        return hsic_planned(x, y, plan).values
+    result = run_padded(x, y, plan)
+    largest = float(jnp.max(jnp.abs(result.values)))
+    asked = rank is not None or implementation == "features"
+    if not asked and not float(result.bound) <= tolerance * largest:
+        # The rank was chosen by tr(KHLH); where the estimator's own bound is wider, be exact.
+        exact = dataclasses.replace(plan, implementation="exact", rank=None)
+        result = run_padded(x, y, exact)
+    if not bool(jnp.all(jnp.isfinite(result.values))):
+        raise ValueError(_not_finite(estimator))
+    return result.values
+
+
+def _not_finite(estimator: str) -> str:
+    if estimator in NORMALISED:
+        return f"x, y: {estimator} is undefined, the HSIC of a row with itself is not positive"
+    return f"x, y: {estimator} is not finite in float32"
+
+
+def run_padded(x: Any, y: Any, plan: Plan) -> HsicResult:
+    """`hsic_planned` on sets padded to `bucket` sizes, so that ragged sizes share compilations.
+
+    Takes host arrays, and a plan whose arrays have the sizes of x [n1, N] and y [n2, N].
+    """
+    n1, n2 = len(x), len(y)
+    missing = -x.shape[1] % 32
+    padded = dataclasses.replace(
+        plan,
+        sigma_x=np.pad(plan.sigma_x, (0, bucket(n1) - n1), constant_values=1.0),
+        sigma_y=np.pad(plan.sigma_y, (0, bucket(n2) - n2), constant_values=1.0),
+        words=np.pad(plan.words, (0, missing)),
+    )
+    result = hsic_planned(_padded(x, missing), _padded(y, missing), padded)
+    return HsicResult(
+        result.values[:n1, :n2], result.bound, result.ok_x[:n1], result.ok_y[:n2]
+    )
