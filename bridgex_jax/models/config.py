@@ -172,23 +172,26 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 # Training, generation and bookkeeping: no effect on the forward pass in evaluation.
-_BOOKKEEPING = frozenset(
-    """
-    _name_or_path name_or_path architectures model_type transformers_version torch_dtype dtype
-    use_cache attention_dropout hidden_dropout resid_pdrop embd_pdrop output_attentions
-    output_hidden_states output_scores return_dict return_dict_in_generate torchscript
-    use_bfloat16 tf_legacy_loss problem_type id2label label2id num_labels finetuning_task
-    task_specific_params gradient_checkpointing max_window_layers tie_last_hidden_states
-    _attn_implementation attn_implementation _attn_implementation_internal _flash_attn_2_enabled
-    _experts_implementation tokenizer_class prefix sep_token_id decoder_start_token_id bos_token
-    eos_token pad_token unk_token_id max_sequence_length max_length min_length do_sample
-    early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
-    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
-    bad_words_ids num_return_sequences forced_bos_token_id forced_eos_token_id
-    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    unsloth_fixed unsloth_version
-    """.split()
-)
+# fmt: off
+_BOOKKEEPING = frozenset((
+    "_name_or_path", "name_or_path", "architectures", "model_type", "transformers_version",
+    "torch_dtype", "dtype", "use_cache", "attention_dropout", "hidden_dropout", "resid_pdrop",
+    "embd_pdrop", "output_attentions", "output_hidden_states", "output_scores", "return_dict",
+    "return_dict_in_generate", "torchscript", "use_bfloat16", "tf_legacy_loss", "problem_type",
+    "id2label", "label2id", "num_labels", "finetuning_task", "task_specific_params",
+    "gradient_checkpointing", "max_window_layers", "tie_last_hidden_states",
+    "_attn_implementation", "attn_implementation", "_attn_implementation_internal",
+    "_flash_attn_2_enabled", "_experts_implementation", "tokenizer_class", "prefix",
+    "sep_token_id", "decoder_start_token_id", "bos_token", "eos_token", "pad_token",
+    "unk_token_id", "max_sequence_length", "max_length", "min_length", "do_sample",
+    "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k",
+    "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences",
+    "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
+    "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
+    "unsloth_fixed", "unsloth_version",
+))
+# fmt: on
 
 # kind of RoPE scaling → (parameters it must have, parameters it may have)
 _ROPE_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

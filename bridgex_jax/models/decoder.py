@@ -132,7 +132,7 @@ class Block(nn.Module):
         q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
         keys, values, cache = read_and_write(cache, layer["index"], attend.slot, k, v)
         mask = layer_mask(attend, layer.get("window"))
-        taps["z"] = z = jax.nn.dot_product_attention(q, keys, values, mask=mask)
+        taps["z"] = z = attention(q, keys, values, mask)
         taps["attn_out"] = h = Projection((cfg.d_model,), cfg.o_bias, std, n_in=2, name="o")(z)
         taps["resid_mid"] = x = x + h
 
@@ -227,6 +227,24 @@ def read_and_write(
     return keys, values, (written[0], written[1])
 
 
+def attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "B 1 T S"],
+) -> Float[Array, "B T N H"]:
+    """Scaled dot products with softmax in float32; N / K query heads share a key head.
+
+    Bit for bit jax.nn.dot_product_attention, which fails on bfloat16 under strict promotion.
+    """
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    scores = scores * jnp.float32(q.shape[3] ** -0.5)
+    scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+
+
 def layer_mask(attend: Attend, window: Int[Array, ""] | None) -> Bool[Array, "B 1 T S"]:
     """The causal mask, cut to the layer's sliding window where the model has one."""
     if window is None:
@@ -240,9 +258,7 @@ def token_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def make_attend(
-    config: DecoderConfig, mask: Bool[Array, "B T"], cache: KVCache | None
-) -> Attend:
+def make_attend(config: DecoderConfig, mask: Bool[Array, "B T"], cache: KVCache | None) -> Attend:
     """Positions, rotation and the causal mask of a call, made once for all layers."""
     if cache is None:
         positions = key_positions = token_positions(mask)

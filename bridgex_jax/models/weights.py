@@ -221,8 +221,9 @@ def _open_shards(directory: Path, stack: contextlib.ExitStack) -> dict[str, Any]
             shard = stack.enter_context(safe_open(file, framework="numpy"))
         except (SafetensorError, OSError) as error:
             raise _damaged(file, error) from error
-        twice += [name for name in shard.keys() if name in shards]
-        shards |= dict.fromkeys(shard.keys(), shard)
+        names = shard.keys()
+        twice += [name for name in names if name in shards]
+        shards |= dict.fromkeys(names, shard)
     if twice:
         what = f"tensors stand in two shards: {_some(twice)}"
         raise InputError(what, file=directory, remedy="remove shards that are not in the index")

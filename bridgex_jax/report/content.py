@@ -1,8 +1,8 @@
 """What a report says, as plain values, and its way to and from the files of a run directory.
 
-`choice.json` holds everything about the choice that is not in the Parquet tables, `evaluation.json` the
-accuracies; with the tables and the manifest they give the report again (`read_report`). A score that does
-not exist is NaN here and null in the files.
+`choice.json` holds everything about the choice that is not in the Parquet tables, `evaluation.json`
+the accuracies; with the tables and the manifest they give the report again (`read_report`). A score
+that does not exist is NaN here and null in the files.
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ class WordSample:
 class PairReport:
     """The choice for one pair.
 
-    bridge: the chosen one, None when no candidate is comparable. tied_with: bridges from which the data
-    cannot tell it apart. window: layers of the window; compared: those in which all bridges are present.
-    ranking: best first, those that are not comparable last. words: counts from the dictionary to the
-    probe, in the order in which they fell. resamples, permutations: how many were drawn.
+    bridge: the chosen one, None when no candidate is comparable. tied_with: bridges from which the
+    data cannot tell it apart. window: layers of the window; compared: those in which all bridges
+    are present.
+    ranking: best first, those that are not comparable last. words: counts from the dictionary to
+    the probe, in the order in which they fell; probe_words: those of the probe. resamples, permutations: how many were drawn.
     """
 
     source: str
@@ -84,6 +85,7 @@ class PairReport:
     n_words: int = 0
     words: Mapping[str, int] = field(default_factory=dict)
     examples: tuple[WordSample, ...] = ()
+    probe_words: tuple[str, ...] = ()
     spectrum: PairSpectrum | None = None
 
     @property
@@ -112,8 +114,8 @@ class Source:
 class Accuracy:
     """Accuracy of one way of translating, pooled over directions.
 
-    kind: "baseline" (zero-shot), "bridge" (one fixed bridge), "chooser" (a rule that picks one for each
-    direction), "chosen" (ours) or "oracle".
+    kind: "baseline" (zero-shot), "bridge" (one fixed bridge), "chooser" (a rule that picks one for
+    each direction), "chosen" (ours) or "oracle".
     """
 
     name: str
@@ -123,7 +125,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Direction:
-    """Accuracy in one direction: zero-shot and through every bridge; `chosen` is the bridge we picked."""
+    """Accuracy in one direction, zero-shot and through every bridge; `chosen`: the one we took."""
 
     source: str
     target: str
@@ -142,7 +144,8 @@ class Direction:
 class Evaluation:
     """How well the chosen bridges translate.
 
-    gain: chosen − random (the mean over bridges), regret: oracle − chosen, both paired, as shares of 1.
+    gain: chosen − random (the mean over bridges), regret: oracle − chosen, both paired, as shares
+    of 1.
     rank_correlation: of score and accuracy over bridges, averaged over directions.
     """
 
@@ -158,7 +161,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything in `report.html`. manifest: as `RunDirectory.facts()` or `read_manifest` give it."""
+    """All of `report.html`. manifest: as `RunDirectory.facts()` or `read_manifest` give it."""
 
     pairs: tuple[PairReport, ...]
     manifest: Mapping[str, Any]
@@ -189,7 +192,7 @@ def evaluation_of(report: Report) -> dict[str, Any] | None:
 
 
 def read_report(directory: str | Path, manifest: Mapping[str, Any]) -> Report:
-    """The report of a run from its files; InputError, naming the file, when one is missing or damaged."""
+    """The report of a run from its files; InputError names one that is missing or damaged."""
     directory = Path(directory)
     choice = read_choice(directory / "choice.json")
     spectra = {(s.source, s.target): s for s in read_spectrum(directory / "spectrum.parquet")}
@@ -204,9 +207,14 @@ def read_report(directory: str | Path, manifest: Mapping[str, Any]) -> Report:
         corpora=tuple(_source(item) for item in choice["corpora"]),
         dictionaries=tuple(_source(item) for item in choice["dictionaries"]),
         warnings=tuple(choice["warnings"]),
-        evaluation=_evaluation(read_json(evaluation)) if evaluation.is_file() else None,
+        evaluation=read_evaluation(directory) if evaluation.is_file() else None,
         score_name=choice["score_name"],
     )
+
+
+def read_evaluation(directory: str | Path) -> Evaluation:
+    """`evaluation.json` of a run; InputError when it is missing or damaged."""
+    return _evaluation(read_json(Path(directory) / "evaluation.json"))
 
 
 def _number(value: float | None) -> float:
@@ -235,7 +243,7 @@ def _pair(item: Mapping[str, Any], spectrum: PairSpectrum | None) -> PairReport:
         "examples": tuple(WordSample(**word) for word in item["examples"]),
         "spectrum": spectrum,
     }
-    return PairReport(**{**item, **_tuples(item, ("window", "compared", "tied_with")), **changed})
+    return PairReport(**{**item, **_tuples(item, ("window", "compared", "tied_with", "probe_words")), **changed})
 
 
 def _source(item: Mapping[str, Any]) -> Source:
@@ -250,7 +258,8 @@ def _evaluation(item: Mapping[str, Any]) -> Evaluation:
             Accuracy(row["name"], row["kind"], _interval(row["accuracy"])) for row in item["pooled"]
         ),
         "directions": tuple(
-            Direction(**row | {"zero_shot": _number(row["zero_shot"])}) for row in item["directions"]
+            Direction(**row | {"zero_shot": _number(row["zero_shot"])})
+            for row in item["directions"]
         ),
         "gain": _interval(item["gain"]),
         "regret": _interval(item["regret"]),

@@ -1,7 +1,7 @@
 """Figures of a report with matplotlib's object interface: no pyplot, no state that outlives a call.
 
-One quiet style: the chosen bridge in blue, everything named at the mark itself, colours that hold for
-colour-blind readers. Text stays text in the SVG, and equal results give equal bytes.
+One quiet style: the chosen bridge in blue, everything named at the mark itself, colours that hold
+for colour-blind readers. Text stays text in the SVG, and equal results give equal bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,18 +24,18 @@ from bridgex_jax.report.content import Evaluation, PairReport, is_number
 from bridgex_jax.report.text import label, name, number, percent
 from bridgex_jax.store.tables import OverlapMatrix, PairSpectrum
 
-# The HTML page replaces these very values by its own variables, so that figures follow light and dark.
+# The page replaces these very values by its variables, so that figures follow light and dark.
 INK, MUTED, GRID, BAND, PAGE, ACCENT = (
     "#1d2126", "#68707b", "#e2e5e9", "#f0f3f7", "#fefefe", "#0067b1",
 )  # fmt: skip
-# Okabe and Ito's colours, the light ones darkened until they read on white; blue means "chosen".
-SERIES = ("#d55e00", "#008f68", "#b0528f", "#9a7400", "#3d9fd3", "#4b5362")
+# After Okabe and Ito, darkened until text in them reads on white; blue means "chosen".
+SERIES = ("#c25000", "#00805c", "#bd3f7f", "#8a6800", "#4b5362", "#6f56c9")
 _DASHES = ((), (5, 2), (1.5, 1.5))
 
 # Inches: a column of text in the page, and what still fits on a phone.
 WIDE, NARROW = 7.2, 5.4
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bridgex",
     "font.family": ["DejaVu Sans"],
@@ -124,14 +125,19 @@ def ranking_figure(pair: PairReport, score_name: str) -> Figure:
 
 
 def overlap_figure(matrix: OverlapMatrix) -> Figure:
-    """Neurons that languages share: counts below the diagonal, Jaccard (%) above, set sizes on it."""
+    """Neurons that languages share: counts below the diagonal, Jaccard (%) above, sizes on it."""
     n = len(matrix.languages)
     cell, left, top = 0.42, 1.3, 0.42
     apart = ~np.eye(n, dtype=bool) & np.isfinite(matrix.jaccard)
     darkest = max(float(matrix.jaccard[apart].max()) if apart.any() else 0.0, 1e-12)
     with _style():
         figure, axes = _figure(
-            left + n * cell + 0.1, top + n * 0.8 * cell + 0.1, left=left, right=0.1, top=top, bottom=0.1
+            left + n * cell + 0.1,
+            top + n * 0.8 * cell + 0.1,
+            left=left,
+            right=0.1,
+            top=top,
+            bottom=0.1,
         )
         axes.set(xlim=(0, n), ylim=(n, 0))
         axes.set_axis_off()
@@ -146,7 +152,7 @@ def overlap_figure(matrix: OverlapMatrix) -> Figure:
 
 
 def accuracy_figure(evaluation: Evaluation) -> Figure:
-    """Accuracy pooled over directions with intervals: zero-shot, bridges, choosers, chosen, oracle."""
+    """Accuracy pooled over directions: zero-shot, bridges, choosers, chosen, oracle."""
     rows = sorted(evaluation.pooled, key=lambda row: row.accuracy.value)[::-1]
     with _style():
         figure, axes = _rows_figure(len(rows), NARROW, left=1.55, right=0.75)
@@ -170,13 +176,14 @@ def directions_figure(evaluation: Evaluation) -> Figure:
         for y, row in enumerate(rows):
             _row_label(axes, y, f"{name(row.source)} → {name(row.target)}", False)
             values = list(row.bridges.values())
-            axes.plot([min(values), max(values)], [y, y], color=GRID, lw=2.5, zorder=1)
+            axes.plot(values, [y] * len(values), "-", color=GRID, lw=2.5, zorder=1)
             axes.plot(values, [y] * len(values), "o", ms=4.5, color=MUTED, alpha=0.55, mew=0)
             if is_number(row.zero_shot):
                 axes.plot([row.zero_shot], [y], "s", ms=4.5, mfc="none", mec=INK, mew=1)
-            if row.chosen in row.bridges:
+            if row.chosen is not None and row.chosen in row.bridges:
                 axes.plot([row.bridges[row.chosen]], [y], "o", ms=7, color=ACCENT, mew=0, zorder=4)
-            _right_text(axes, y, _chosen_and_best(row.chosen, row.best), row.chosen == row.best)
+            _right_text(axes, y, _chosen_and_best(row.chosen, row.best),
+                        strong=row.chosen is not None and row.chosen == row.best)  # fmt: skip
         _right_text(axes, -0.95, "chosen · best", False, color=MUTED)
         _legend(axes)
         axes.xaxis.set_major_formatter(lambda value, _: percent(value))
@@ -254,7 +261,7 @@ def _note(
     dy: float = 0,
     transform: str = "column",
 ) -> None:
-    """Small muted text at (data x, share of the height), or with transform "row" at (share, data y)."""
+    """Small muted text at (data x, share of height), or with transform "row" at (share, data y)."""
     coordinates = axes.get_yaxis_transform() if transform == "row" else axes.get_xaxis_transform()
     axes.annotate(text, (x, y), (dx, dy), xycoords=coordinates, textcoords="offset points", ha=ha,
                   va=va, color=MUTED, fontsize=8, annotation_clip=False)  # fmt: skip
@@ -265,7 +272,9 @@ def _interval_mark(
 ) -> None:
     if is_number(low) and is_number(high):
         axes.plot([low, high], [y, y], color=color, lw=1.6, solid_capstyle="round", zorder=2)
-    axes.plot([value], [y], "o", ms=6.5, mfc=color if filled else PAGE, mec=color, mew=1.4, zorder=3)
+    axes.plot(
+        [value], [y], "o", ms=6.5, mfc=color if filled else PAGE, mec=color, mew=1.4, zorder=3
+    )
 
 
 def _spectrum_line(
@@ -313,7 +322,7 @@ def _end_labels(
 
 
 def _spread(places: Sequence[float], gap: float, top: float) -> list[float]:
-    """Ascending positions at least `gap` apart, as near to the wanted ones as going up, then down, gets."""
+    """Ascending positions at least `gap` apart and up to `top`, near the wanted ones."""
     spread: list[float] = []
     for place in places:
         spread.append(max(place, spread[-1] + gap) if spread else place)
@@ -343,9 +352,7 @@ def _overlap_cell(axes: Axes, matrix: OverlapMatrix, i: int, j: int, darkest: fl
 
 
 def _chosen_and_best(chosen: str | None, best: str | None) -> str:
-    if chosen is None:
-        return f"none · {best}"
-    return f"{chosen} · {best}"
+    return f"{chosen or 'none'} · {best or 'none'}"
 
 
 def _legend(axes: Axes) -> None:
@@ -358,6 +365,14 @@ def _legend(axes: Axes) -> None:
     transform = axes.get_yaxis_transform()
     for x, (marker, face, edge, text) in zip((0.02, 0.24, 0.56), marks, strict=True):
         axes.plot(
-            [x], [-0.95], marker, ms=5, mfc=face, mec=edge, mew=1, transform=transform, clip_on=False
+            [x],
+            [-0.95],
+            marker,
+            ms=5,
+            mfc=face,
+            mec=edge,
+            mew=1,
+            transform=transform,
+            clip_on=False,
         )
         _note(axes, x, -0.95, text, transform="row", va="center", dx=7)

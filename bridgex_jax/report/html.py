@@ -103,7 +103,9 @@ def _head(report: Report) -> str:
     else:
         answer = f"A bridge was chosen for each of {len(report.pairs)} directions."
     facts["Made"] = str(report.manifest.get("created", "–"))[:10]
-    cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    cells = "".join(
+        f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()
+    )
     return (
         f'<header>\n<p class="kind">bridgex {escape(str(report.manifest.get("kind", "")))}</p>\n'
         f'<h1>{escape(_title(report))}</h1>\n<p class="answer">{escape(answer)}</p>\n'
@@ -224,16 +226,21 @@ def _overlap(report: Report, svgs: Mapping[str, str]) -> str:
     if report.overlap is None:
         return ""
     caption = (
-        "Below the diagonal: neurons that two languages share. Above it: their Jaccard index in percent, "
-        "which also sets the shade. On it: the size of each language’s own set."
+        "Below the diagonal: neurons that two languages share. Above it: their Jaccard index in "
+        "percent, which also sets the shade. On it: the size of each language’s own set."
     )
     return (
-        "<section><h2>Overlap of languages</h2>\n"
-        f"{_figure(svgs, 'overlap.svg', caption)}</section>"
+        f"<section><h2>Overlap of languages</h2>\n{_figure(svgs, 'overlap.svg', caption)}</section>"
     )
 
 
 # The evaluation ----------------------------------------------------------------------------------
+
+
+_ACCURACY_CAPTION = (
+    "Filled grey: one fixed bridge for all directions. Hollow: zero-shot, and other rules of "
+    "choice. Oracle: the best bridge of every direction, known only afterwards."
+)
 
 
 def _evaluation(report: Report, evaluation: Evaluation, svgs: Mapping[str, str]) -> list[str]:
@@ -248,14 +255,12 @@ def _evaluation(report: Report, evaluation: Evaluation, svgs: Mapping[str, str])
     pooled = (
         "<section><h2>Does the choice help?</h2>\n"
         f"<p>{escape(sentence)}</p>\n{_correlation(evaluation)}"
-        + _figure(svgs, "accuracy.svg", "Filled grey: one fixed bridge for all directions. Hollow: "
-                  "zero-shot, and other rules of choice. Oracle: the best bridge of every direction, "
-                  "known only afterwards.")  # fmt: skip
+        + _figure(svgs, "accuracy.svg", _ACCURACY_CAPTION)
         + (f'<ul class="aside">{notes}</ul>' if notes else "")
         + "</section>"
     )
     caption = (
-        "One dot a bridge; at the right the chosen and the best one, in blue where they are the same."
+        "One dot a bridge; at the right the chosen and the best one, blue where they are the same."
     )
     directions = (
         "<section><h2>Direction by direction</h2>\n"
@@ -343,7 +348,9 @@ def _words(pair: PairReport) -> str:
     )
     if not items:
         return funnel
-    return f'{funnel}\n<p class="aside">Some of the probe words:</p>\n<ul class="words">{items}</ul>\n'
+    return (
+        f'{funnel}\n<p class="aside">Some of the probe words:</p>\n<ul class="words">{items}</ul>\n'
+    )
 
 
 def _source_row(item: Source, with_tokens: tuple[str, ...]) -> str:
@@ -431,15 +438,12 @@ def _figure(svgs: Mapping[str, str], file: str, caption: str) -> str:
     if file not in svgs:
         return ""
     svg = inline_svg(svgs[file], file.removesuffix(".svg"), caption)
-    return (
-        f'<figure><div class="scroll">{svg}</div>\n<figcaption>{escape(caption)}</figcaption></figure>'
-    )
+    below = f"<figcaption>{escape(caption)}</figcaption>"
+    return f'<figure><div class="scroll">{svg}</div>\n{below}</figure>'
 
 
 def _header(*columns: tuple[str, str]) -> str:
-    cells = "".join(
-        f'<th scope="col" class="{kind}">{escape(text)}</th>' for text, kind in columns
-    )
+    cells = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for text, kind in columns)
     return f"<thead><tr>{cells}</tr></thead>"
 
 

@@ -1,7 +1,7 @@
-"""The shell of `report.html`: one file, no script, nothing fetched, readable on a phone and on paper.
+"""The shell of `report.html`: one file, no script, nothing fetched, fit for a phone and paper.
 
-The style sheet owns the colours; `inline_svg` makes figures follow them, so that they change with the
-reader's light or dark setting.
+The style sheet owns the colours; `inline_svg` makes figures follow them, so that they change with
+the reader's light or dark setting.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _DARK = {
     "--warn-wash": "#262012",
     "--series-0": "#f08a4b",
     "--series-1": "#35c79d",
-    "--series-2": "#dd8fc4",
+    "--series-2": "#e58bb9",
     "--series-3": "#d9b44a",
-    "--series-4": "#8ccbf0",
-    "--series-5": "#b4bcc8",
+    "--series-4": "#b4bcc8",
+    "--series-5": "#b3a2f5",
 }
 _FIGURE_COLORS = {
     figures.INK: "--ink",
@@ -64,9 +64,11 @@ p { margin: .5rem 0; max-width: 40rem; }
 .answer { margin: 1.1rem 0 1.4rem; max-width: none; font-size: 1.25rem; line-height: 1.45;
   text-wrap: pretty; }
 .aside, figcaption { color: var(--muted); font-size: .875rem; line-height: 1.45; }
-.facts { display: flex; flex-wrap: wrap; gap: .9rem 2.5rem; margin: 0; padding: 1rem 0; border-block: 1px solid var(--grid); }
+.facts { display: flex; flex-wrap: wrap; gap: .9rem 2.5rem; margin: 0; padding: 1rem 0;
+  border-block: 1px solid var(--grid); }
 .facts dt { color: var(--muted); font-size: .8125rem; }
-.facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.facts dd { margin: 0; font-weight: 600; overflow-wrap: anywhere;
+  font-variant-numeric: tabular-nums; }
 .warnings { margin: 1.25rem 0 0; padding: .7rem 1rem; background: var(--warn-wash);
   border-left: 3px solid var(--warn); border-radius: 2px; font-size: .9375rem; }
 .warnings p { margin: 0; font-weight: 650; color: var(--warn); }
@@ -92,7 +94,8 @@ figure svg * { stroke-linejoin: round; }
 figure svg text { font-variant-numeric: tabular-nums; }
 .words { columns: 2; column-gap: 2.5rem; list-style: none; margin: .75rem 0; padding: 0;
   font-size: .9375rem; }
-.words li { display: grid; grid-template-columns: 1fr auto 1fr; gap: .6rem; break-inside: avoid;
+.words li { display: grid; grid-template-columns: minmax(0, 1fr) auto minmax(0, 1fr);
+  overflow-wrap: anywhere; gap: .6rem; break-inside: avoid;
   padding: .18rem 0; }
 .words li > :last-child { text-align: left; }
 .words .to { color: var(--muted); }
@@ -143,7 +146,7 @@ def page(title: str, body: str) -> str:
 
 
 def inline_svg(svg: str, prefix: str, description: str) -> str:
-    """A figure's SVG as part of the page: the page's colours and fonts, ids of its own, a description.
+    """A figure's SVG as part of the page: its colours and fonts, ids of its own, a description.
 
     svg: as `figures.to_svg` gives it; prefix: different for every figure of a page.
     """

@@ -69,21 +69,23 @@ def choice_sentence(pair: PairReport) -> str:
             f"No bridge can be chosen {direction}: "
             "no candidate is present in half of the layer window."
         )
-    best = f"it scores highest in {percent(row.p_best)} of {pair.resamples:,} resamples of the words"
-    chance = f"p {p_relation(row.p_value)} against chance"
     if is_number(row.p_value) and row.p_value >= SIGNIFICANCE:
         return (
-            f"{label(row.bridge)} has the highest score {direction}, but no more than chance would give "
-            f"(p {p_relation(row.p_value)}): take it as a guess."
+            f"{label(row.bridge)} has the highest score {direction}, but no more than chance would "
+            f"give (p {p_relation(row.p_value)}): take it as a guess."
         )
+    resampled = ""
+    if is_number(row.p_best):
+        share = percent(row.p_best)
+        resampled = f": it scores highest in {share} of {pair.resamples:,} resamples of the words"
     if pair.tied_with:
         return (
-            f"{label(row.bridge)} has the highest score {direction}, but it cannot be told apart from "
-            f"{listed(pair.tied_with)}: {best}."
+            f"{label(row.bridge)} has the highest score {direction}, but it cannot be told apart "
+            f"from {listed(pair.tied_with)}{resampled}."
         )
-    if not is_number(row.p_best):
-        return f"Use {label(row.bridge)} as the bridge {direction}: it has the highest score."
-    return f"Use {label(row.bridge)} as the bridge {direction}: {best}, {chance}."
+    chance = f", p {p_relation(row.p_value)} against chance" if is_number(row.p_value) else ""
+    evidence = resampled or ": it has the highest score"
+    return f"Use {label(row.bridge)} as the bridge {direction}{evidence}{chance}."
 
 
 def p_relation(p: float) -> str:
@@ -101,6 +103,5 @@ def evaluation_sentence(evaluation: Evaluation) -> str:
     if is_number(gain.high) and gain.high < 0:
         worse = points(Interval(-gain.value, -gain.high, -gain.low))
         return f"The chosen bridges translate {worse} worse than a random one. {regret}"
-    return (
-        f"The choice cannot be told from random here: chosen minus random is {points(gain)}. {regret}"
-    )
+    here = "The choice cannot be told from random here"
+    return f"{here}: chosen minus random is {points(gain)}. {regret}"

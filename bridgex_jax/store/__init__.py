@@ -1,5 +1,5 @@
 """What a run leaves on disk: the run directory with its manifest, result tables, activation counts.
 
-Nothing here knows a model. A directory counts as a finished run only through `manifest.json`, which is
-written last and lists the size and sha256 of every file.
+Nothing here knows a model. A directory counts as a finished run only through `manifest.json`, which
+is written last and lists the size and sha256 of every file.
 """

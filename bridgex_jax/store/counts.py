@@ -82,8 +82,8 @@ def load_counts(
 ) -> dict[str, LanguageCounts]:
     """Counts of the wanted languages from a finished `count` run of the same model and site.
 
-    Raises InputError for a directory that is no such run, a file that is missing or changed, another
-    model or site, and a language that was not counted.
+    Raises InputError for a directory that is no such run, a file that is missing or changed,
+    another model or site, and a language that was not counted.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
@@ -133,9 +133,13 @@ def _load(path: Path, language: str, entry: dict[str, Any]) -> LanguageCounts:
 def _check(item: LanguageCounts) -> None:
     halves, sums = item.halves, item.sums
     if halves.dtype != np.int32 or sums.dtype != np.float64:
-        raise ValueError(f"{item.language}: halves are int32 and sums float64, not {halves.dtype}, {sums.dtype}")
+        raise ValueError(
+            f"{item.language}: halves are int32 and sums float64, not {halves.dtype}, {sums.dtype}"
+        )
     if halves.ndim != 3 or halves.shape != (2, *sums.shape):
-        raise ValueError(f"{item.language}: halves [2, L, F] against sums [L, F]: {halves.shape}, {sums.shape}")
+        raise ValueError(
+            f"{item.language}: halves [2, L, F] against sums [L, F]: {halves.shape}, {sums.shape}"
+        )
 
 
 def _file(language: str) -> str:

@@ -1,7 +1,7 @@
 """Files that are whole or not there: written beside their place, synced, then renamed.
 
-Every write of the store goes through here, so that a full disk or a kill leaves either the old file or
-the new one, and a disk error reaches the user as one line.
+Every write of the store goes through here, so that a full disk or a kill leaves either the old file
+or the new one, and a disk error reaches the user as one line.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def file_sha256(path: Path) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it: dataclasses and mappings to dict, arrays to lists, NaN to None."""
+    """The value as JSON knows it: dataclass and mapping to dict, array to list, NaN to None."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -113,7 +113,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -142,7 +144,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError("is missing", file=path, remedy="run the command that makes it again") from error
+        raise InputError(
+            "is missing", file=path, remedy="run the command that makes it again"
+        ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
             f"is not valid JSON ({error})",

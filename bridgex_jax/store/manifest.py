@@ -5,6 +5,7 @@ A run is complete if and only if its manifest is valid, so the manifest is alway
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -41,11 +42,18 @@ def collect_versions() -> dict[str, str]:
     """Versions of Python and of the installed distributions that can change a result."""
     versions = {"python": platform.python_version(), "platform": platform.platform()}
     for name in _DISTRIBUTIONS:
-        try:
-            versions[name.replace("-", "_")] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        version = _version(name)
+        if version is not None:
+            versions[name.replace("-", "_")] = version
     return versions
+
+
+@functools.cache
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def list_files(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -59,8 +67,8 @@ def list_files(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any
 def read_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest of a complete run; every file must be there in its size.
 
-    Raises InputError, naming the file, when the manifest is missing, damaged or of another schema, or
-    when a listed file is missing or has another size. Contents are compared by `verify_run`.
+    Raises InputError, naming the file, when the manifest is missing, damaged or of another schema,
+    or when a listed file is missing or has another size. Contents are compared by `verify_run`.
     """
     directory = Path(directory)
     manifest = _parse(directory)
@@ -101,8 +109,8 @@ def verify_file(directory: Path, manifest: Mapping[str, Any], name: str) -> Path
 def replace_files(directory: str | Path, files: Mapping[str, bytes]) -> None:
     """Writes derived files (a report made anew) into a complete run and lists them in its manifest.
 
-    All files that stay must be as the manifest says. A kill between the files and the manifest leaves a
-    run that fails `verify_run` on exactly these files; calling again repairs it.
+    All files that stay must be as the manifest says. A kill between the files and the manifest
+    leaves a run that fails `verify_run` on exactly these files; calling again repairs it.
     """
     directory = Path(directory)
     manifest = _parse(directory)

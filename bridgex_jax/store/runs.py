@@ -1,8 +1,9 @@
-"""The run directory: everything of a run is made in a hidden place and appears under its name at once.
+"""The run directory: all of a run is made in a hidden place and appears under its name at once.
 
 While a run works, its files and intermediate parts lie in `.NAME.partial` beside `NAME`; at the end
-`manifest.json` is written there last and the directory of files is renamed. A killed run leaves only the
-hidden directory, which the same command takes up again, part by part; any other command is refused.
+`manifest.json` is written there last and the directory of files is renamed. A killed run leaves
+only the hidden directory, which the same command takes up again, part by part; any other command is
+refused.
 """
 
 from __future__ import annotations
@@ -54,16 +55,18 @@ def create_run(
     inputs: Mapping[str, Any] | None = None,
     command: Sequence[str] | None = None,
 ) -> RunDirectory:
-    """A run directory to use as `with create_run(...) as run:`; nothing is touched before the `with`.
+    """A run directory, for `with create_run(...) as run:`; nothing is touched before the `with`.
 
     out: the directory that will hold the finished run; missing or empty.
     kind: the verb that makes it ("count", "select", "evaluate", "demo").
-    settings, inputs: everything that can change the result: options, and hashes of model and data. With
-        kind and package version they are the identity by which a run is recognised and resumed.
+    settings, inputs: everything that can change the result: options, and hashes of model and data.
+        With kind and package version they are the identity by which a run is recognised and
+        resumed.
     command: the command line for the manifest (default: of this process).
 
     Entering raises InputError when `out` holds another run or other files, when another process is
-    writing it, when a part-finished run of another identity is in the way, and when the disk refuses.
+    writing it, when a part-finished run of another identity is in the way, and when the disk
+    refuses.
     """
     return RunDirectory(Path(out), kind, settings, inputs or {}, command)
 
@@ -71,9 +74,10 @@ def create_run(
 class RunDirectory:
     """One run on its way to the disk; made by `create_run`.
 
-    directory: where the files are now: the hidden place while the run works, `out` once it is complete.
-    complete: on entry, True when `out` already holds this very run: there is nothing to do, and nothing
-        can be written.
+    directory: where the files are now: the hidden place while the run works, `out` once it is
+    complete.
+    complete: on entry, True when `out` already holds this very run: there is nothing to do, and
+        nothing can be written.
     resumed: the parts of a killed run that were found on entry.
     """
 
@@ -185,7 +189,7 @@ class RunDirectory:
         return True
 
     def _claim(self) -> None:
-        """Takes the work directory for this identity, with the parts of a killed run of the same."""
+        """Takes the work directory, with the parts of a killed run of the same identity."""
         owner = self._work / "identity.json"
         if owner.is_file():
             there = read_json(owner)
@@ -331,7 +335,9 @@ class RunDirectory:
 
     def _part_files(self, name: str) -> tuple[Path, Path]:
         if not _PART_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name for a part: letters, digits, '.', '_' and '-' only")
+            raise ValueError(
+                f"{name!r} is no name for a part: letters, digits, '.', '_' and '-' only"
+            )
         parts = self._work / "parts"
         return parts / f"{name}.npz", parts / f"{name}.sha256"
 
@@ -377,8 +383,8 @@ class RunDirectory:
 def _work_place(out: Path) -> Path:
     """`.NAME.partial` beside `out`; inside it where nothing can be renamed onto `out`.
 
-    A directory that is a mount point (a container's volume) or whose parent is read-only can only be
-    filled file by file.
+    A directory that is a mount point (a container's volume) or whose parent is read-only can only
+    be filled file by file.
     """
     if os.path.ismount(out) or (out.is_dir() and not os.access(out.parent, os.W_OK)):
         return out / ".partial"
@@ -446,7 +452,7 @@ def _publish(files: Path, out: Path, names: Sequence[str]) -> None:
 
 
 def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What two identities differ in, in a few words: the first settings or inputs, then the rest."""
+    """What two identities differ in, in a few words."""
     if there.get("kind") != here["kind"]:
         return f"of kind {there.get('kind')}, not {here['kind']}"
     found = []

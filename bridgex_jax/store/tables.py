@@ -1,7 +1,7 @@
 """Result tables as Parquet with fixed schemas, and `choice.json`: equal results give equal bytes.
 
-Missing scores are null in the file and NaN in memory; a missing layer keeps its row, so that every pair
-has all layers of the model. Axis letters: G bridge (or language), L layer.
+Missing scores are null in the file and NaN in memory; a missing layer keeps its row, so that every
+pair has all layers of the model. Axis letters: G bridge (or language), L layer.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PairSpectrum:
 
 @dataclass(frozen=True)
 class OverlapMatrix:
-    """How many neurons languages share. overlap [G, G] counts; jaccard, cosine [G, G] (may be NaN)."""
+    """Neurons that languages share. overlap [G, G]: counts; jaccard, cosine [G, G] (may be NaN)."""
 
     languages: tuple[str, ...]
     overlap: Int[np.ndarray, "G G"]
@@ -93,7 +93,8 @@ class Answer:
     """One evaluated word under one condition ("zero_shot", or the bridge through which it went).
 
     answer: the raw continuation; normalised: what was compared, None when it could not be parsed;
-    log_probability: of the best gold answer, in nats; hop1_*: the step into the bridge, if there was one.
+    log_probability: of the best gold answer, in nats; hop1_*: the step into the bridge, if there
+    was one.
     """
 
     source: str
@@ -142,7 +143,9 @@ def _pair_spectrum(
     path: Path, source: str, target: str, bridges: Mapping[str, list[tuple[Any, ...]]]
 ) -> PairSpectrum:
     layers = range(len(next(iter(bridges.values()))))
-    columns = [list(zip(*sorted(rows, key=lambda row: row[0]), strict=True)) for rows in bridges.values()]
+    columns = [
+        list(zip(*sorted(rows, key=lambda row: row[0]), strict=True)) for rows in bridges.values()
+    ]
     if any(column[0] != tuple(layers) for column in columns):
         raise InputError(f"lacks layers of {source}→{target}", file=path, remedy="run select again")
     return PairSpectrum(
@@ -156,9 +159,15 @@ def _pair_spectrum(
 
 
 def write_overlap(path: Path, matrix: OverlapMatrix) -> None:
-    """Writes `overlap.parquet`: one row for every ordered pair of languages, the diagonal included."""
+    """Writes `overlap.parquet`: a row for every ordered pair of languages and the diagonal."""
     rows = [
-        (a, b, int(matrix.overlap[i, j]), _number(matrix.jaccard[i, j]), _number(matrix.cosine[i, j]))
+        (
+            a,
+            b,
+            int(matrix.overlap[i, j]),
+            _number(matrix.jaccard[i, j]),
+            _number(matrix.cosine[i, j]),
+        )
         for i, a in enumerate(matrix.languages)
         for j, b in enumerate(matrix.languages)
     ]
@@ -213,9 +222,7 @@ def _number(value: Any) -> float | None:
 
 def _write(path: Path, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> None:
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    arrays = [
-        pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)
-    ]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     stream = io.BytesIO()
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), stream, compression="zstd")
     write_bytes(path, stream.getvalue())
@@ -228,7 +235,9 @@ def _read(path: Path, schema: pa.Schema) -> list[tuple[Any, ...]]:
         raise InputError("is missing", file=path, remedy="run the command again") from error
     except pa.ArrowException as error:
         raise InputError(
-            f"is not a Parquet file of this kind ({error})", file=path, remedy="run the command again"
+            f"is not a Parquet file of this kind ({error})",
+            file=path,
+            remedy="run the command again",
         ) from error
     if table.schema.names != schema.names:
         raise InputError("lacks columns", file=path, remedy="run the command again")

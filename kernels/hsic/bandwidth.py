@@ -35,12 +35,12 @@ def standardise(
     scale = 0.5 * high - 0.5 * low  # halves: high - low itself may overflow
     ok = finite & (scale >= jnp.finfo(jnp.float32).tiny)
     scale = jnp.where(ok, scale, 1.0)[:, None]
-    # From the lowest value, where the difference of near values is exact.
+    # From the lowest value, where the difference of near values is exact; in units of 2 scale.
     scaled = jnp.where(ok[:, None] & word, (0.5 * safe - 0.5 * low[:, None]) / scale, 0.0)
     centred = (scaled - jnp.sum(scaled, axis=1, keepdims=True) / n_words) * words[None, :]
     centred = centred - jnp.sum(centred, axis=1, keepdims=True) / n_words * words[None, :]
     deviation = jnp.sqrt(jnp.sum(centred * centred, axis=1, keepdims=True) / (n_words - 1))
-    divisor = jnp.where(ok[:, None], deviation + epsilon / scale, 1.0)
+    divisor = jnp.where(ok[:, None], deviation + 0.5 * epsilon / scale, 1.0)
     return jnp.where(ok[:, None], centred / divisor, 0.0), ok
 
 

@@ -49,10 +49,13 @@ def variable_median(x: np.ndarray) -> np.ndarray:
 
 
 def gram(z: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
-    """Gaussian Gram matrices K[i, a, b] = exp(-(z_ia - z_ib)^2 / 2 sigma_i^2) of rows z [n, N]."""
+    """Gaussian Gram matrices less 1, exp(-(z_ia - z_ib)^2 / 2 sigma_i^2) - 1, of z [n, N]: [n, N, N].
+
+    No estimator sees the constant, and without it float64 serves any bandwidth.
+    """
     sigma = np.broadcast_to(np.asarray(sigma, np.float64), z.shape[:1])
     difference = z[:, :, None] - z[:, None, :]
-    return np.exp(-(difference**2) / (2 * sigma[:, None, None] ** 2))
+    return np.expm1(-(difference**2) / (2 * sigma[:, None, None] ** 2))
 
 
 def biased(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741 (K and L, as in the sources)

@@ -65,7 +65,9 @@ def test_other_disk_errors_keep_their_traceback(tmp_path):
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "mkdir", refuse(errno.EACCES))
     with (
-        pytest.raises(InputError, match=r"cannot be written \(permission denied\); choose another --out"),
+        pytest.raises(
+            InputError, match=r"cannot be written \(permission denied\); choose another --out"
+        ),
         begin(tmp_path / "one"),
     ):
         pass

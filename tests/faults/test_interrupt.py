@@ -92,7 +92,7 @@ def stop_at(monkeypatch, moment: int) -> None:
 
 
 def test_a_stop_at_any_system_call_leaves_nothing_that_looks_finished(tmp_path):
-    """Stops the same run at its 1st, 2nd, … disk operation until it gets through; then all is there."""
+    """Stops the same run at its 1st, 2nd, … disk operation until one gets through."""
 
     def attempt():
         with create_run(tmp_path / "one", kind="select", settings={}, command=[]) as run:

@@ -1,4 +1,4 @@
-"""Run directories: whole or absent, resumed by their own command only, never mixed with another's."""
+"""Run directories: whole or absent, resumed by their own command only, never mixed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ SETTINGS = {"seed": 0, "bridges": ("en", "de"), "top_rate": 0.01}
 
 
 def begin(out, **changes):
-    return create_run(out, kind="select", settings=SETTINGS | changes, inputs={"model": "ff"}, command=["bridgex"])
+    return create_run(
+        out, kind="select", settings=SETTINGS | changes, inputs={"model": "ff"}, command=["bridgex"]
+    )
 
 
 def finish(out, **changes):
@@ -65,7 +67,9 @@ def test_the_same_run_is_recognised_and_left_alone(tmp_path):
 
 def test_another_run_is_refused_and_the_difference_named(tmp_path):
     finish(tmp_path / "one")
-    with pytest.raises(InputError, match=r"another run \(seed: 0 there, 1 here\); choose another --out"):
+    with pytest.raises(
+        InputError, match=r"another run \(seed: 0 there, 1 here\); choose another --out"
+    ):
         finish(tmp_path / "one", seed=1)
     with (
         pytest.raises(InputError, match="of kind select, not demo"),
@@ -127,7 +131,11 @@ def test_a_stopped_run_is_resumed_from_its_parts(tmp_path):
 
 
 def test_parts_keep_types_and_names(tmp_path):
-    arrays = {"words": np.array(["בית", "air"]), "mask": np.array([True, False]), "x": np.float32([[1.5]])}
+    arrays = {
+        "words": np.array(["בית", "air"]),
+        "mask": np.array([True, False]),
+        "x": np.float32([[1.5]]),
+    }
     with begin(tmp_path / "one") as run:
         run.save_part("p", arrays)
         loaded = run.load_part("p")
@@ -159,16 +167,23 @@ def test_a_damaged_part_is_made_again(tmp_path, victim, how):
     data = path.read_bytes()
     path.unlink()
     if how != "delete":
-        path.write_bytes(data[: len(data) // 2] if how == "truncate" else bytes([data[0] ^ 1]) + data[1:])
+        path.write_bytes(
+            data[: len(data) // 2] if how == "truncate" else bytes([data[0] ^ 1]) + data[1:]
+        )
     with begin(tmp_path / "one") as run:
         assert run.resumed == () and not run.has_part("probe-he")
         with pytest.raises(KeyError):
             run.load_part("probe-he")
-        np.testing.assert_array_equal(run.part("probe-he", lambda: {"x": np.ones(2)})["x"], np.ones(2))
+        np.testing.assert_array_equal(
+            run.part("probe-he", lambda: {"x": np.ones(2)})["x"], np.ones(2)
+        )
 
 
 def test_bad_input_inside_a_run_leaves_nothing_at_all(tmp_path):
-    with pytest.raises(InputError, match="no words"), begin(tmp_path / "deep" / "er" / "one") as run:
+    with (
+        pytest.raises(InputError, match="no words"),
+        begin(tmp_path / "deep" / "er" / "one") as run,
+    ):
         run.write_text("choice.json", "{}")
         raise InputError("no words")
     assert list(tmp_path.iterdir()) == []
@@ -177,7 +192,10 @@ def test_bad_input_inside_a_run_leaves_nothing_at_all(tmp_path):
 def test_two_writers_of_one_run_are_kept_apart(tmp_path):
     with begin(tmp_path / "one") as run:
         run.write_text("choice.json", "{}")
-        with pytest.raises(InputError, match="is being written by another process"), begin(tmp_path / "one"):
+        with (
+            pytest.raises(InputError, match="is being written by another process"),
+            begin(tmp_path / "one"),
+        ):
             pass
         assert run.path("choice.json").read_text() == "{}"
     verify_run(tmp_path / "one")
@@ -217,12 +235,21 @@ def test_a_mount_point_is_filled_from_inside_with_the_manifest_last(tmp_path, mo
         run.write_text("figures/a.svg", "<svg/>")
         run.write_text("z.json", "{}")
         monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(b), replace(a, b)))
-    assert [str(p) for p in moved[-3:]] == [str(out / n) for n in ("figures/a.svg", "z.json", "manifest.json")]
+    assert [str(p) for p in moved[-3:]] == [
+        str(out / n) for n in ("figures/a.svg", "z.json", "manifest.json")
+    ]
     verify_run(out)
-    assert sorted(p.name for p in out.iterdir()) == ["figures", "lost+found", "manifest.json", "z.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "figures",
+        "lost+found",
+        "manifest.json",
+        "z.json",
+    ]
 
 
-def test_a_file_system_that_cannot_rename_directories_gets_the_files_one_by_one(tmp_path, monkeypatch):
+def test_a_file_system_that_cannot_rename_directories_gets_the_files_one_by_one(
+    tmp_path, monkeypatch
+):
     def rename(a, b):
         raise OSError(24, "Too many open files")  # what a mounted bucket answers
 

@@ -18,7 +18,11 @@ from bridgex_jax.store.runs import create_run
 @pytest.fixture
 def finished(tmp_path):
     with create_run(
-        tmp_path / "run", kind="select", settings={"seed": 3}, inputs={"model": "ff"}, command=["bridgex", "select"]
+        tmp_path / "run",
+        kind="select",
+        settings={"seed": 3},
+        inputs={"model": "ff"},
+        command=["bridgex", "select"],
     ) as run:
         run.record(model={"id": "tiny", "sha256": "ff"}, devices={"platform": "cpu"}, seed=3)
         with run.stage("probe"):
@@ -68,7 +72,9 @@ def damage(finished, how: str) -> str:
     return "a.svg"
 
 
-@pytest.mark.parametrize(("how", "word"), [("missing", "missing"), ("longer", "7 bytes"), ("changed", "changed")])
+@pytest.mark.parametrize(
+    ("how", "word"), [("missing", "missing"), ("longer", "7 bytes"), ("changed", "changed")]
+)
 def test_a_missing_or_changed_file_is_named(finished, how, word):
     name = damage(finished, how)
     with pytest.raises(InputError, match=rf"{name}: .*{word}.*; .*run the command again"):
@@ -83,7 +89,8 @@ def test_verifying_some_files_leaves_the_others_unread(finished):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"files": []}', '{"schema": 1, "files": {}}', '{"schema": 99, "files": {}}']
+    "content",
+    ["", "[]", "{}", '{"files": []}', '{"schema": 1, "files": {}}', '{"schema": 99, "files": {}}'],
 )
 def test_a_damaged_manifest_is_no_manifest(finished, content):
     (finished / "manifest.json").write_text(content)

@@ -15,7 +15,9 @@ HASH = "ab" * 32
 def language_counts(language: str, seed: int) -> LanguageCounts:
     rng = np.random.default_rng(seed)
     halves = rng.integers(0, 100, (2, 3, 5)).astype(np.int32)
-    return LanguageCounts(language, halves, rng.normal(size=(3, 5)), (120, 119), {"file": f"{language}.txt"})
+    return LanguageCounts(
+        language, halves, rng.normal(size=(3, 5)), (120, 119), {"file": f"{language}.txt"}
+    )
 
 
 @pytest.fixture
@@ -77,8 +79,9 @@ def test_arrays_of_other_types_or_shapes_are_a_fault_of_the_program(tmp_path):
         LanguageCounts("id", good.halves, good.sums[:2], (1, 1)),
     ]
     for item in wrong:
-        with pytest.raises(ValueError, match="id: "), create_run(
-            tmp_path / "run", kind="count", settings={}
-        ) as run:
+        with (
+            pytest.raises(ValueError, match="id: "),
+            create_run(tmp_path / "run", kind="count", settings={}) as run,
+        ):
             save_counts(run, [item], model_sha256=HASH)
     assert not list(tmp_path.iterdir())

@@ -79,7 +79,9 @@ def test_equal_results_are_equal_bytes(tmp_path):
 
 def test_overlap_and_answers_survive_the_disk(tmp_path):
     jaccard = np.array([[1.0, 0.25], [0.25, 1.0]])
-    matrix = OverlapMatrix(("sw", "en"), np.array([[10, 4], [4, 10]]), jaccard, np.array([[1, NAN], [NAN, 1]]))
+    matrix = OverlapMatrix(
+        ("sw", "en"), np.array([[10, 4], [4, 10]]), jaccard, np.array([[1, NAN], [NAN, 1]])
+    )
     write_overlap(tmp_path / "overlap.parquet", matrix)
     read = read_overlap(tmp_path / "overlap.parquet")
     assert read.languages == matrix.languages
@@ -89,9 +91,10 @@ def test_overlap_and_answers_survive_the_disk(tmp_path):
     assert pq.read_schema(tmp_path / "overlap.parquet").equals(OVERLAP_SCHEMA)
 
     answers = (
-        Answer("id", "he", "zero_shot", None, "rumah", 'Indonesia:"rumah"→', '"בית"', "בית", ("בית",), True),
+        Answer("id", "he", "zero_shot", None, "rumah", "p", '"בית"', "בית", ("בית",), True),
         Answer("id", "he", "de", "de", "air", "p", "?", None, ("מים", "מי"), False,
-               concept="c7", log_probability=-2.5, hop1_prompt="q", hop1_answer="Wasser", hop1_correct=True),
+               concept="c7", log_probability=-2.5,
+               hop1_prompt="q", hop1_answer="Wasser", hop1_correct=True),
     )  # fmt: skip
     write_answers(tmp_path / "answers.parquet", answers)
     assert read_answers(tmp_path / "answers.parquet") == answers
@@ -107,7 +110,10 @@ def test_empty_tables_keep_their_columns(tmp_path):
 
 def test_missing_values_of_a_choice_are_null(tmp_path):
     write_choice(tmp_path / "choice.json", {"margin": NAN, "draws": np.array([1.5, np.inf])})
-    assert json.loads((tmp_path / "choice.json").read_text()) == {"margin": None, "draws": [1.5, None]}
+    assert json.loads((tmp_path / "choice.json").read_text()) == {
+        "margin": None,
+        "draws": [1.5, None],
+    }
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no parquet"])

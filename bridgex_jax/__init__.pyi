@@ -1,0 +1,17 @@
+from bridgex_jax.activations.api import capture as capture
+from bridgex_jax.kernels.hsic import hsic as hsic
+from bridgex_jax.models.forward import forward as forward
+from bridgex_jax.models.generate import generate as generate
+from bridgex_jax.models.load import Model as Model
+from bridgex_jax.models.load import load_model as load_model
+from bridgex_jax.pipelines.select import select_bridge as select_bridge
+
+__all__ = [
+    "Model",
+    "capture",
+    "forward",
+    "generate",
+    "hsic",
+    "load_model",
+    "select_bridge",
+]

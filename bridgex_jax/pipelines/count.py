@@ -1,0 +1,143 @@
+"""`bridgex count`: corpora of several languages to activation counts, which `select` can reuse.
+
+bridgex-icl Stage 1: running text packed into rows, equal token budgets, BOS fed and not counted.
+Axes: L F (axes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+
+from bridgex_jax import runtime
+from bridgex_jax.capture.run import Statistics, count_activations
+from bridgex_jax.data.batching import Encoded, bucketed, pack_lines
+from bridgex_jax.data.corpora import Corpus
+from bridgex_jax.errors import InputError
+from bridgex_jax.models.load import Model
+from bridgex_jax.pipelines.console import Console
+from bridgex_jax.pipelines.inputs import model_facts
+from bridgex_jax.store.counts import LanguageCounts, save_counts
+from bridgex_jax.store.runs import create_run
+
+ROW_LENGTH = 2048
+FEW_TOKENS = 50_000
+Arrays = Mapping[str, np.ndarray]
+Part = Callable[[str, Callable[[], Arrays]], Arrays]
+
+
+@dataclass(frozen=True)
+class CountSettings:
+    """tokens: budget of every language (None: the smallest corpus). row_length: None for the
+    smaller of 2048 and the model's context. batch_size: rows a batch; None for 16,384 tokens."""
+
+    tokens: int | None = None
+    row_length: int | None = None
+    batch_size: int | None = None
+    site: str = "mlp_gate_act"
+
+
+def count_languages(
+    model: Model,
+    corpora: Mapping[str, Corpus],
+    settings: CountSettings,
+    mesh: Mesh,
+    console: Console,
+    part: Part = lambda name, compute: compute(),
+) -> dict[str, LanguageCounts]:
+    """Counts of every language over equal numbers of tokens; `part` keeps finished languages.
+
+    Raises InputError for a corpus that does not fill two rows.
+    """
+    length = settings.row_length or min(ROW_LENGTH, model.config.max_position_embeddings)
+    rows = {code: pack(model, corpus, length) for code, corpus in corpora.items()}
+    budget = min(len(packed) for packed in rows.values())
+    if settings.tokens is not None:
+        budget = min(budget, max(2, settings.tokens // length))
+    n_tokens = budget * sum(next(iter(rows.values()))[0].scope)
+    if n_tokens < FEW_TOKENS:
+        console.warn(
+            f"only {n_tokens:,} tokens are counted in each language (the smallest corpus decides); "
+            f"neuron sets are steady from about {FEW_TOKENS:,}"
+        )
+    batch = settings.batch_size or max(1, 16_384 // length)
+    with console.progress("counting", budget * len(rows), "rows") as progress:
+
+        def count(packed: list[Encoded]) -> Arrays:
+            halves = [
+                count_activations(
+                    model, bucketed(packed[half:budget:2], batch), mesh, progress=progress
+                )
+                for half in (0, 1)
+            ]
+            return _as_arrays(halves)
+
+        found = {
+            code: part(f"count-{code}", lambda packed=packed: count(packed))  # type: ignore[misc]
+            for code, packed in rows.items()
+        }
+    return {code: _language_counts(corpora[code], arrays) for code, arrays in found.items()}
+
+
+def pack(model: Model, corpus: Corpus, length: int) -> list[Encoded]:
+    """Rows of a corpus. Raises InputError where it does not fill one for each half."""
+    rows = pack_lines(model.tokenizer, corpus.lines, length)
+    if len(rows) < 2:
+        raise InputError(
+            f"the corpus of {corpus.language} has fewer than two rows of {length} tokens",
+            file=corpus.file,
+            remedy="give more text, or a smaller --row-length",
+        )
+    return rows
+
+
+def _as_arrays(halves: list[Statistics]) -> Arrays:
+    return {
+        "halves": np.stack([half.positive for half in halves]),
+        "sums": halves[0].total + halves[1].total,
+        "half_tokens": np.array([half.tokens for half in halves], np.int64),
+    }
+
+
+def _language_counts(corpus: Corpus, arrays: Arrays) -> LanguageCounts:
+    first, second = (int(n) for n in arrays["half_tokens"])
+    facts = {"file": corpus.file, "sha256": corpus.sha256, "lines": len(corpus.lines)}
+    return LanguageCounts(
+        corpus.language,
+        arrays["halves"],
+        arrays["sums"],
+        (first, second),
+        facts | {"notes": corpus.notes},
+    )
+
+
+def run_count(
+    model: Model, corpora: Mapping[str, Corpus], settings: CountSettings, out: Path, console: Console
+) -> Path:
+    """Counts into a run directory of kind `count`; a killed run continues. Returns its path."""
+    assert model.source is not None
+    inputs = {
+        "model": model.source.hash,
+        "corpora": {code: corpus.sha256 for code, corpus in corpora.items()},
+    }
+    with create_run(out, kind="count", settings=asdict(settings), inputs=inputs) as run:
+        if run.notice:
+            console.say(run.notice)
+        if run.complete:
+            return run.directory
+        with run.stage("count"):
+            found = count_languages(
+                model, corpora, settings, runtime.data_mesh(), console, run.part
+            )
+        save_counts(run, found.values(), model_sha256=model.source.hash, site=settings.site)
+        run.record(
+            model=model_facts(model),
+            devices=runtime.describe_devices(),
+            data={code: counts.corpus for code, counts in found.items()},
+            notes={"warnings": console.warnings},
+        )
+    return run.out

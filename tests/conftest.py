@@ -1,0 +1,63 @@
+"""Strict JAX for all tests: no silent rank or dtype promotion, float32 as in use, no cache on disk."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+from pathlib import Path  # noqa: E402
+
+import jax.numpy as jnp  # noqa: E402
+import pytest  # noqa: E402
+
+from bridgex_jax.models.config import DecoderConfig, RopeConfig  # noqa: E402
+from bridgex_jax.models.decoder import init_params  # noqa: E402
+from bridgex_jax.models.load import Model, load_model  # noqa: E402
+from bridgex_jax.models.weights import save_model  # noqa: E402
+from bridgex_jax.train.tokenizer import train_tokenizer  # noqa: E402
+
+TINY = DecoderConfig(
+    family="llama",
+    vocab_size=320,
+    n_layers=4,
+    d_model=32,
+    d_ff=64,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=8,
+    norm_eps=1e-5,
+    activation="silu",
+    tie_embeddings=True,
+    qkv_bias=False,
+    o_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+    sliding_window=(None,) * 4,
+    rope=RopeConfig(theta=10000.0, type="default", max_position_embeddings=128),
+    max_position_embeddings=128,
+    initializer_range=0.3,
+    bos_token_id=0,
+    eos_token_ids=(1,),
+    pad_token_id=None,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory of a random Llama with a byte-level tokenizer."""
+    directory = tmp_path_factory.mktemp("tiny")
+    train_tokenizer(["Deutsch English Indonesia kiswahili suomi " * 4], TINY.vocab_size, directory)
+    save_model(directory, TINY, init_params(TINY, jax.random.key(0)), jnp.float32)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_directory: Path) -> Model:
+    """That model, loaded."""
+    return load_model(tiny_directory, quiet=True)
