@@ -16,7 +16,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax.numpy as jnp
 from absl import app, flags
 
 from bridgex_jax.data.cldr import Concept, concepts_digest, read_concepts, sentences
@@ -32,7 +31,7 @@ _SEED = flags.DEFINE_integer("seed", 1, "Seed of coverage, volumes, initial weig
 _TOKENS = flags.DEFINE_integer("tokens", TrainConfig(seed=0).tokens, "Tokens to train on.")
 
 N_LAYERS = 6
-CONTEXT = 512
+CONTEXT = 128
 MODEL = DecoderConfig(
     family="llama",
     vocab_size=3072,
@@ -94,7 +93,7 @@ def main(argv: list[str]) -> None:
     }
     (model_dir / "recipe.json").write_text(json.dumps(recipe, indent=1, ensure_ascii=False) + "\n")
     params = train(MODEL, train_config, mix.rows, out)
-    save_model(model_dir, MODEL, params, jnp.bfloat16)
+    save_model(model_dir, MODEL, params, dtype="bfloat16")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 from pathlib import Path  # noqa: E402
 
-import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
 from bridgex_jax.models.config import DecoderConfig, RopeConfig  # noqa: E402
@@ -53,7 +52,7 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face directory of a random Llama with a byte-level tokenizer."""
     directory = tmp_path_factory.mktemp("tiny")
     train_tokenizer(["Deutsch English Indonesia kiswahili suomi " * 4], TINY.vocab_size, directory)
-    save_model(directory, TINY, init_params(TINY, jax.random.key(0)), jnp.float32)
+    save_model(directory, TINY, init_params(TINY, jax.random.key(0)))
     return directory
 
 

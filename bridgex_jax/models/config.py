@@ -157,7 +157,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1, None),
     "is_causal": (True, None),
     "is_encoder_decoder": (False,),
-    "is_decoder": (False, True),
     "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,),
     "chunk_size_feed_forward": (0,),
@@ -189,7 +188,7 @@ _BOOKKEEPING = frozenset((
     "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences",
     "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
     "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
-    "unsloth_fixed", "unsloth_version",
+    "unsloth_fixed", "unsloth_version", "is_decoder",
 ))
 # fmt: on
 

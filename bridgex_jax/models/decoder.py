@@ -335,9 +335,8 @@ def run_decoder(
     attend = make_attend(config, mask, cache)
     kv = None if cache is None else (cache.keys, cache.values)
     module = Decoder(config, reduce, unroll)
-    hidden, embeddings, taps, kv = module.apply(
-        {"params": params}, tokens, attend, kv, layer_inputs, context
-    )
+    values: Any = module.apply({"params": params}, tokens, attend, kv, layer_inputs, context)
+    hidden, embeddings, taps, kv = values
     if cache is not None:
         grown = cache.length + jnp.asarray(tokens.shape[1], jnp.int32)
         cache = KVCache(kv[0], kv[1], attend.key_positions, attend.filled, grown)
@@ -351,7 +350,7 @@ def unembed(params: PyTree, hidden: Float[Array, "... D"]) -> Float[Array, "... 
 
 
 def init_params(config: DecoderConfig, key: Array, dtype: jnp.dtype = jnp.float32) -> PyTree:
-    """Random parameters (normal, `initializer_range`), stacked over layers as house style has it."""
+    """Random parameters (normal, `initializer_range`), stacked over layers."""
     tokens = jnp.zeros((1, 2), jnp.int32)
     attend = make_attend(config, jnp.ones((1, 2), bool), None)
     params = Decoder(config, _keep).init(key, tokens, attend, None, None, None)["params"]

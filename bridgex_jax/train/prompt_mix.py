@@ -4,13 +4,13 @@ Four poor languages meet six bridges; for each poor language the share of concep
 with a bridge are seen (the coverage) is a permutation of `COVERAGE`, drawn by seed before any
 result, and so is the volume of each bridge. All poor–poor directions are left out, direct and as
 the ends of a chain, so that a bridge can help. 60 % direct prompts, 25 % three-language
-chains, 15 % monolingual text, by rows.
+chains, 15 % monolingual text in packed rows, by tokens.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bridgex_jax.data.cldr import Concept, sentences, stable_fraction
 from bridgex_jax.languages import language
 
+Row = tuple[list[int], list[float]]  # token ids, loss weight of each as a target
 COVERAGE = (0.95, 0.7, 0.5, 0.3, 0.15, 0.05)
 
 
@@ -36,7 +37,8 @@ class MixConfig:
     poor_ordinary_volume: float = 0.25
     direct_share: float = 0.60
     chain_share: float = 0.25
-    text_lines: int = 1500  # monolingual lines a language
+    text_lines: int = 6000  # monolingual lines a language
+    text_row_length: int = 128  # tokens; rows of running text, as activations are counted on
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -86,20 +88,15 @@ class PromptMix:
             return tokenizer.encode(text, add_special_tokens=False)
 
         codes = config.languages
-        self._bos, self._eos = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
+        self._bos = [tokenizer.bos_token_id]
         self._name = {code: encode(language(code).endonym) for code in codes}
         self._words = {code: [encode(c.words[code]) for c in concepts] for code in codes}
         self._open, self._arrow = encode(':"'), encode("→")
         self._colon, self._quote, self._newline = encode(":"), encode('"'), encode("\n")
-        self._text = {
-            code: [
-                encode(line)
-                for line in itertools.islice(sentences(code, config.seed), config.text_lines)
-            ]
-            for code in codes
-        }
+        self._text = {code: self._packed_text(code, encode) for code in codes}
         self._pairs, self._pair_p = self._weigh(self._direct_pairs())
         self._chains, self._chain_p = self._weigh(self._direct_chains())
+        self._kind_p = self._row_shares()
 
     def seen(self, concept: Concept, first: str, second: str) -> bool:
         """Whether prompts between two languages may show this concept (symmetric)."""
@@ -111,18 +108,30 @@ class PromptMix:
         share = self.plan.coverage[poor].get(other, 1.0)
         return stable_fraction(self.config.seed, "coverage", poor, other, concept.id) < share
 
-    def rows(self, rng: np.random.Generator, n: int) -> list[tuple[list[int], list[float]]]:
+    def rows(self, rng: np.random.Generator, n: int) -> list[Row]:
         """n rows of (token ids, loss weight of each token as a target)."""
-        kinds = rng.random(n)
+        kinds = rng.choice(3, size=n, p=self._kind_p)
+        return [self._row(rng, kind) for kind in kinds]
+
+    def _row(self, rng: np.random.Generator, kind: int) -> Row:
+        if kind == 2:
+            return self._text_row(rng)
+        routes = (self._pairs, self._pair_p) if kind == 0 else (self._chains, self._chain_p)
+        return self._prompt_row(rng, *routes)
+
+    def _row_shares(self) -> NDArray[np.float64]:
+        """Shares of rows that give the configured shares of tokens."""
+        rng = np.random.default_rng(self.config.seed)
+        lengths = [np.mean([len(self._row(rng, kind)[0]) for _ in range(1000)]) for kind in range(3)]
         direct, chain = self.config.direct_share, self.config.chain_share
-        return [
-            self._text_row(rng)
-            if kind >= direct + chain
-            else self._prompt_row(rng, self._pairs, self._pair_p)
-            if kind < direct
-            else self._prompt_row(rng, self._chains, self._chain_p)
-            for kind in kinds
-        ]
+        rows = np.array([direct, chain, 1 - direct - chain]) / lengths
+        return rows / rows.sum()
+
+    def _packed_text(self, code: str, encode: Callable[[str], list[int]]) -> list[list[int]]:
+        lines = itertools.islice(sentences(code, self.config.seed), self.config.text_lines)
+        stream = [token for line in lines for token in encode(line) + self._newline]
+        n = self.config.text_row_length - 1
+        return [stream[i : i + n] for i in range(0, len(stream) - n + 1, n)]
 
     def _direct_pairs(self) -> dict[tuple[str, ...], float]:
         codes = self.config.languages
@@ -163,7 +172,7 @@ class PromptMix:
                 p.append(weight * len(allowed))
         return routes, np.asarray(p) / np.sum(p)
 
-    def _prompt_row(self, rng, routes, p) -> tuple[list[int], list[float]]:
+    def _prompt_row(self, rng: np.random.Generator, routes: list, p: NDArray[np.float64]) -> Row:
         route, allowed = routes[rng.choice(len(p), p=p)]
         concept = allowed[rng.integers(len(allowed))]
         ids, weights = list(self._bos), [0.0]
@@ -180,7 +189,7 @@ class PromptMix:
         add(self._newline, 1.0)
         return ids, weights
 
-    def _text_row(self, rng: np.random.Generator) -> tuple[list[int], list[float]]:
-        lines = self._text[self.config.languages[rng.integers(len(self.config.languages))]]
-        ids = self._bos + lines[rng.integers(len(lines))] + self._newline
+    def _text_row(self, rng: np.random.Generator) -> Row:
+        rows = self._text[self.config.languages[rng.integers(len(self.config.languages))]]
+        ids = self._bos + rows[rng.integers(len(rows))]
         return ids, [0.0] + [1.0] * (len(ids) - 1)

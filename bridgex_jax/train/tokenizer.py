@@ -46,6 +46,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> N
         "bos_token": BOS,
         "eos_token": EOS,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 512,
+        "model_max_length": 128,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

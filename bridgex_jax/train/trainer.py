@@ -21,8 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bridgex_jax.models.config import DecoderConfig
 from bridgex_jax.models.decoder import init_params, run_decoder, unembed
-
-Row = tuple[list[int], list[float]]
+from bridgex_jax.train.prompt_mix import Row
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class TrainConfig:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     length_multiple: int = 4
-    max_length: int = 96
+    max_length: int = 129
     rows_per_shard: int = 20_000
     checkpoint_every: int = 250
 

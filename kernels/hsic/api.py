@@ -17,7 +17,7 @@ import numpy as np
 
 from . import bandwidth as bandwidths
 from .estimators import DEBIASED, ESTIMATORS, NORMALISED, combine
-from .exact import exact_sums, exp_minus_one
+from .exact import Form, exact_sums, exp_minus_one
 from .features import MAX_RANK, error_bound, feature_sums, remainder
 
 IMPLEMENTATIONS = ("exact", "features")
@@ -98,9 +98,8 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan) -> HsicResult:
         bound = jnp.max(jnp.where(both & jnp.isfinite(values), bounds, 0.0))
     else:
         minus_one = jnp.expm1 if plan.cancels else exp_minus_one
-        sums = exact_sums(
-            *arguments, tile=plan.tile, precision=plan.precision, minus_one=minus_one
-        )
+        form = Form(minus_one, plan.estimator in DEBIASED)
+        sums = exact_sums(*arguments, tile=plan.tile, precision=plan.precision, form=form)
         values = combine(plan.estimator, *sums, plan.words)
     return HsicResult(jnp.where(both, values, jnp.nan), bound, ok_x, ok_y)
 

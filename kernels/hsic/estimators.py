@@ -18,7 +18,10 @@ NORMALISED = ("cka", "cka_debiased")
 
 
 class SetSums(NamedTuple):
-    """What one set of n variables contributes; M is its Gram matrix up to a term u_a + u_b."""
+    """What one set of n variables contributes; M is its Gram matrix up to a term u_a + u_b.
+
+    For the debiased estimators M may come without its diagonal, `diagonal` being 0.
+    """
 
     rows: jax.Array  # [n, N] row sums of M
     diagonal: jax.Array  # [n, N]

@@ -19,6 +19,13 @@ from jax import lax
 from .estimators import SetSums
 
 
+class Form(NamedTuple):
+    """How Gram entries are made: exp - 1, and whether the diagonal is left out (Song et al.)."""
+
+    minus_one: Callable[[jax.Array], jax.Array]
+    off_diagonal: bool
+
+
 class Blocks(NamedTuple):
     """A set of n variables cut into blocks of t words, variables last: the layout of a GEMM."""
 
@@ -32,15 +39,22 @@ def exp_minus_one(exponent: jax.Array) -> jax.Array:
     return jnp.exp(exponent) - 1.0
 
 
-def normal_centring(z: jax.Array, sigma: jax.Array) -> jax.Array:
-    """u of standardised z [n, N]: E K(z, y) - E K(y, y') / 2 - 1/2 for normal y, y'; [n, N].
+def normal_centring(
+    z: jax.Array, sigma: jax.Array, words: jax.Array, off_diagonal: bool
+) -> jax.Array:
+    """u of standardised z [n, N], so that K - 1 - u_a - u_b is centred for normal z: [n, N].
 
-    To second order in 1/sigma it holds for any distribution with mean 0 and variance 1.
+    To second order in 1/sigma it is so for any distribution of mean 0 and variance 1. Without
+    the diagonal the centring is Song's (divisors N - 2), which all but removes a lone outlier.
     """
+    n = jnp.sum(words)
     precision = 1.0 / (sigma * sigma)
     shrunk = precision / (1.0 + precision)  # 1 / (sigma^2 + 1) without overflow
-    row = jnp.expm1(-0.5 * jnp.log1p(precision)[:, None] - 0.5 * z * z * shrunk[:, None])
-    return row - 0.5 * jnp.expm1(-0.5 * jnp.log1p(2.0 * precision))[:, None]
+    mean = jnp.expm1(-0.5 * jnp.log1p(precision)[:, None] - 0.5 * z * z * shrunk[:, None])
+    grand = jnp.expm1(-0.5 * jnp.log1p(2.0 * precision))[:, None]
+    if off_diagonal:
+        return n / (n - 2) * mean - 0.5 * n * n / ((n - 1) * (n - 2)) * grand
+    return mean - 0.5 * grand
 
 
 def to_blocks(
@@ -58,13 +72,16 @@ def to_blocks(
 
 
 def gram_tile(
-    blocks: Blocks, a: jax.Array, b: jax.Array, minus_one: Callable[[jax.Array], jax.Array]
+    blocks: Blocks, a: jax.Array, b: jax.Array, form: Form
 ) -> jax.Array:
     """Entries K - 1 - u_a - u_b of word blocks a and b for all variables: [t, t, n]."""
     difference = blocks.values[a][:, None, :] - blocks.values[b][None, :, :]
-    entry = minus_one(-difference * difference)
+    entry = form.minus_one(-difference * difference)
     entry = entry - blocks.centring[a][:, None, :] - blocks.centring[b][None, :, :]
     mask = blocks.words[a][:, None] * blocks.words[b][None, :]
+    if form.off_diagonal:
+        own = jnp.eye(mask.shape[0], dtype=bool) & (a == b)
+        mask = jnp.where(own, 0.0, mask)
     return entry * mask[:, :, None]
 
 
@@ -94,14 +111,15 @@ def set_sums(
     rows: jax.Array,
     own: jax.Array,
     words: jax.Array,
+    form: Form,
 ) -> SetSums:
     """`SetSums` of one set from its blocked row sums [N/t, t, n]."""
     n, size = z.shape
-    total = jnp.sum(words)
     flat = rows.reshape(-1, n).T[:, :size]
     masked = centring * words[None, :]
+    diagonal = jnp.zeros_like(masked) if form.off_diagonal else -2.0 * masked
     # Undoing u: sum_b (u_a + u_b) = N u_a + a constant.
-    return SetSums(flat, -2.0 * masked, own, flat + total * masked)
+    return SetSums(flat, diagonal, own, flat + jnp.sum(words) * masked)
 
 
 def exact_sums(
@@ -113,14 +131,15 @@ def exact_sums(
     *,
     tile: int,
     precision: str,
-    minus_one: Callable[[jax.Array], jax.Array],
+    form: Form,
 ) -> tuple[jax.Array, SetSums, SetSums]:
     """Sums over the Gram matrices of standardised x [n1, N] and y [n2, N], for `combine`.
 
     Memory O((n1 + n2) tile^2) beyond the input, n1 n2 N^2 FLOPs and (n1 + n2) N^2 / 2
     exponentials. Returns cross [n1, n2] and the sums of x and of y.
     """
-    centring_x, centring_y = normal_centring(x, sigma_x), normal_centring(y, sigma_y)
+    centring_x = normal_centring(x, sigma_x, words, form.off_diagonal)
+    centring_y = normal_centring(y, sigma_y, words, form.off_diagonal)
     blocks_x = to_blocks(x, sigma_x, centring_x, words, tile)
     blocks_y = to_blocks(y, sigma_y, centring_y, words, tile)
 
@@ -128,8 +147,8 @@ def exact_sums(
     def step(total: _Accumulated, at: tuple[jax.Array, jax.Array]) -> tuple[_Accumulated, None]:
         a, b = at
         twice = jnp.where(a == b, 1.0, 2.0)
-        tile_x = gram_tile(blocks_x, a, b, minus_one)
-        tile_y = gram_tile(blocks_y, a, b, minus_one)
+        tile_x = gram_tile(blocks_x, a, b, form)
+        tile_y = gram_tile(blocks_y, a, b, form)
         product = jnp.einsum("abi,abj->ij", tile_x, tile_y, precision=precision)
         return _Accumulated(
             total.cross + twice * product,
@@ -147,5 +166,6 @@ def exact_sums(
         jnp.zeros(len(y), jnp.float32),
     )
     total, _ = lax.scan(step, start, upper_tiles(blocks_x))
-    sums_x = set_sums(x, centring_x, total.rows_x, total.own_x, words)
-    return total.cross, sums_x, set_sums(y, centring_y, total.rows_y, total.own_y, words)
+    sums_x = set_sums(x, centring_x, total.rows_x, total.own_x, words, form)
+    sums_y = set_sums(y, centring_y, total.rows_y, total.own_y, words, form)
+    return total.cross, sums_x, sums_y

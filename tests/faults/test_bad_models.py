@@ -285,6 +285,13 @@ def test_an_unknown_dtype_is_refused(directory):
     assert "bfloat16" in error_of(load_model, directory, dtype="int8")
 
 
+def test_weights_that_overflow_float16_are_refused(directory):
+    rewrite(directory, lambda tensors: tensors["model.norm.weight"].fill(1e6))
+    message = error_of(load_model, directory, dtype="float16")
+    assert "model.norm.weight" in message
+    assert "bfloat16" in message
+
+
 def test_a_model_without_a_tokenizer_loads_and_says_so_when_asked(directory):
     model = load_model(directory)
     assert "no tokenizer" in error_of(lambda: model.tokenizer)

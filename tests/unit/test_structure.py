@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "bridgex_jax"
 FLOORS = (
-    {"kernels", "axes", "errors", "languages", "runtime", "store"},
+    {"axes", "errors"},
+    {"kernels", "languages", "runtime", "store"},
     {"data", "models", "neurons", "report"},
     {"capture", "bridge", "icl", "train"},
     {"pipelines"},
