@@ -281,7 +281,9 @@ def _add_bench(verbs: Any) -> None:
         _run_bench,
     )
     parser.add_argument("what", choices=("capture", "hsic", "memory", "all"), help="benchmark")
-    parser.add_argument("--repeats", type=_positive, default=5, help="measurements; the median counts")
+    parser.add_argument(
+        "--repeats", type=_positive, default=5, help="measurements; the median counts"
+    )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
@@ -300,7 +302,9 @@ def _run_count(args: argparse.Namespace) -> int:
 
     corpora = _or_cldr(args.corpus, args.model == BUILTIN, "--corpus")
     languages = args.languages or (
-        list(BRIDGES) if corpora == CLDR else [key for key, _ in keyed(corpora, "--corpus", "en=FILE")]
+        list(BRIDGES)
+        if corpora == CLDR
+        else [key for key, _ in keyed(corpora, "--corpus", "en=FILE")]
     )
     settings = CountSettings(args.tokens, args.row_length, args.batch_size)
     texts = read_corpora(corpora, _codes(languages), args.seed)
@@ -352,7 +356,9 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     source, target, bridges = check_languages(args.source, args.target, args.bridges)
     given = _or_cldr(args.dictionary, args.model == BUILTIN, "--dictionary")
     words = read_words(CLDR if given == CLDR else dictionary_files(given), source, target)
-    chosen, excluded = job.read_selection(args.select, source, target) if args.select else (None, set())
+    chosen, excluded = (
+        job.read_selection(args.select, source, target) if args.select else (None, set())
+    )
     model = read_model(args.model, dtype=args.dtype, revision=args.revision, quiet=args.quiet)
     settings = job.EvaluateSettings(words=args.words, seed=args.seed, batch_size=args.batch_size)
     result = job.run_evaluate(
@@ -397,7 +403,9 @@ def _or_cldr(items: list[str] | None, is_builtin: bool, option: str) -> Any:
     if items == [CLDR] or (not items and is_builtin):
         return CLDR
     if not items:
-        raise InputError(f"{option} is missing", remedy=f"give {option.split()[0]} KEY=FILE or cldr")
+        raise InputError(
+            f"{option} is missing", remedy=f"give {option.split()[0]} KEY=FILE or cldr"
+        )
     return items
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from absl import app, flags
 
 from bridgex_jax.data.cldr import Concept, concepts_digest, read_concepts, sentences
-from bridgex_jax.models.load import read_tokenizer
 from bridgex_jax.languages import language
 from bridgex_jax.models.config import DecoderConfig, RopeConfig
+from bridgex_jax.models.load import read_tokenizer
 from bridgex_jax.train.prompt_mix import MixConfig, PromptMix
 from bridgex_jax.train.tokenizer import train_tokenizer
 from bridgex_jax.train.trainer import TrainConfig, train
@@ -51,7 +51,7 @@ MODEL = DecoderConfig(
     sliding_window=(None,) * N_LAYERS,
     rope=RopeConfig(theta=10000.0, type="default", max_position_embeddings=CONTEXT),
     max_position_embeddings=CONTEXT,
-    initializer_range=0.02,
+    initializer_range=0.05,
     bos_token_id=0,
     eos_token_ids=(1,),
     pad_token_id=None,
@@ -60,7 +60,7 @@ PROMPT_WEIGHT = 0.1  # of the loss on the given part of a prompt, against 1 on i
 
 
 def tokenizer_texts(mix: MixConfig, concepts: list[Concept]) -> Iterator[str]:
-    """Every word four times in its prompt, and monolingual lines: what the merges are counted on."""
+    """What merges are counted on: every word four times in its prompt, and monolingual lines."""
     for concept, _ in itertools.product(concepts, range(4)):
         for code, word in concept.words.items():
             yield f'{language(code).endonym}:"{word}"→'

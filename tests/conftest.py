@@ -1,4 +1,4 @@
-"""Strict JAX for all tests: no silent rank or dtype promotion, float32 as in use, no cache on disk."""
+"""Strict JAX for all tests: no silent promotion of rank or dtype, no cache on disk."""
 
 import os
 
@@ -6,7 +6,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

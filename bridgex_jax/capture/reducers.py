@@ -62,7 +62,6 @@ def _mean_of_chosen(
     value: Float[Array, "T F"], scope: Bool[Array, " T"], chosen: Int[Array, " C"]
 ) -> Float[Array, " C"]:
     """Masked mean of one example; float32 whatever the model's dtype. 0 where nothing counts."""
-    kept = jnp.where(scope[:, None], value, 0)
+    kept = jnp.where(scope[:, None], value[:, chosen], 0)
     total = jnp.sum(kept, axis=0, dtype=jnp.float32)
-    n = jnp.maximum(jnp.sum(scope, dtype=jnp.float32), 1.0)
-    return total[chosen] / n
+    return total / jnp.maximum(jnp.sum(scope, dtype=jnp.float32), 1.0)

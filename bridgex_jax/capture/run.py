@@ -19,11 +19,14 @@ from jaxtyping import Array, Float, Int
 
 from bridgex_jax import runtime
 from bridgex_jax.capture.reducers import CountPositive, TokenMean, TokenStatistics
-from bridgex_jax.data.batching import Batch
-from bridgex_jax.models.decoder import run_decoder
+from bridgex_jax.capture.sharing import share
+from bridgex_jax.data.batching import Batch, Encoded, bucket_length, bucketed
+from bridgex_jax.models.decoder import KVCache, new_cache, run_decoder
 from bridgex_jax.models.load import Model
+from bridgex_jax.models.rope import LENGTH_DEPENDENT
 
-Progress = Callable[[int], None]
+PROBE_MULTIPLE = 4  # of padded lengths: probes are short, so finer than BUCKET_MULTIPLE
+Progress = Callable[[int], object]
 
 
 def _silent(rows: int) -> None:
@@ -93,11 +96,14 @@ def count_activations(
 
 @partial(jax.jit, static_argnames=("reducer",), donate_argnames=("running",))
 def _count_step(
-    model: Model, tokens: Array, mask: Array, scope: Array, running: _Running, reducer: CountPositive
+    model: Model,
+    tokens: Array,
+    mask: Array,
+    scope: Array,
+    running: _Running,
+    reducer: CountPositive,
 ) -> _Running:
-    output, _ = run_decoder(
-        model.config, model.params, tokens, mask, reduce=reducer, context=scope
-    )
+    output, _ = run_decoder(model.config, model.params, tokens, mask, reduce=reducer, context=scope)
     found: TokenStatistics = output.taps
     total = running.total + found.total
     larger = jnp.abs(running.total) >= jnp.abs(found.total)
@@ -115,6 +121,7 @@ def probe_values(
     mesh: Mesh,
     *,
     site: str = "mlp_gate_act",
+    prefix: Sequence[int] = (),
     progress: Progress = _silent,
 ) -> list[Float[np.ndarray, "c W"]]:
     """Mean over the tokens in scope of the chosen neurons, for every prompt (Stage 4).
@@ -122,6 +129,7 @@ def probe_values(
     Args:
       n_words: number of prompts; batch.index says which row is which.
       neurons: for every layer the indices to read; layers may differ in number.
+      prefix: tokens that stand before every row; computed once.
 
     Returns one array a layer, [neurons of the layer, W], float32.
     """
@@ -131,9 +139,11 @@ def probe_values(
         padded[layer, : len(chosen)] = chosen
     indices = jax.device_put(padded, runtime.replicated(mesh))
     values = np.zeros((len(neurons), widest, n_words), np.float32)
+    before = prefix_cache(model, prefix, mesh) if prefix else None
     pending: list[tuple[Batch, Array]] = []
     for batch in batches:
-        pending.append((batch, _probe_step(model, *put_batch(batch, mesh), indices, TokenMean(site))))
+        rows = put_batch(batch, mesh)
+        pending.append((batch, _probe_step(model, *rows, indices, before, TokenMean(site))))
         if len(pending) > 1:  # the device works on the next batch while this one is fetched
             progress(_store(values, *pending.pop(0)))
     for item in pending:
@@ -149,7 +159,13 @@ def _store(values: np.ndarray, batch: Batch, found: Array) -> int:
 
 @partial(jax.jit, static_argnames=("reducer",))
 def _probe_step(
-    model: Model, tokens: Array, mask: Array, scope: Array, neurons: Array, reducer: TokenMean
+    model: Model,
+    tokens: Array,
+    mask: Array,
+    scope: Array,
+    neurons: Array,
+    prefix: KVCache | None,
+    reducer: TokenMean,
 ) -> Float[Array, "L B C"]:
     output, _ = run_decoder(
         model.config,
@@ -159,5 +175,51 @@ def _probe_step(
         reduce=reducer,
         layer_inputs=neurons,
         context=scope,
+        prefix=prefix,
     )
     return output.taps
+
+
+def probe_prompts(
+    model: Model,
+    encoded: Sequence[Encoded],
+    neurons: Sequence[Int[np.ndarray, " c"]],
+    mesh: Mesh,
+    *,
+    batch_size: int = 128,
+    multiple: int = PROBE_MULTIPLE,
+    site: str = "mlp_gate_act",
+    progress: Progress = _silent,
+) -> list[Float[np.ndarray, "c W"]]:
+    """`probe_values` of prompts that begin alike or repeat: each thing is computed once.
+
+    The same values within the rounding of the model's dtype. Prompts of one language pair share a
+    third of their tokens (BOS and `{S}:"`), and dictionaries give a word once a translation.
+    """
+    shared = share(encoded)
+    # Its angles depend on the length of the whole sequence, so a beginning does not stand alone.
+    whole = model.config.rope.type in LENGTH_DEPENDENT
+    prefix, rows = ((), shared.distinct) if whole else (shared.prefix, shared.remainders)
+    progress(len(encoded) - len(rows))
+    batches = bucketed(rows, batch_size, multiple=multiple)
+    values = probe_values(
+        model, batches, len(rows), neurons, mesh, site=site, prefix=prefix, progress=progress
+    )
+    return [of_layer[:, shared.row_of] for of_layer in values]
+
+
+def prefix_cache(model: Model, prefix: Sequence[int], mesh: Mesh) -> KVCache:
+    """Keys and values of `prefix`, batch 1, padded to a bucket: few lengths, few compilations."""
+    tokens = np.zeros((1, bucket_length(len(prefix))), np.int32)
+    tokens[0, : len(prefix)] = prefix
+    mask = np.arange(tokens.shape[1])[None] < len(prefix)
+    return _prefix_step(model, *jax.device_put((tokens, mask), runtime.replicated(mesh)))
+
+
+@jax.jit
+def _prefix_step(model: Model, tokens: Array, mask: Array) -> KVCache:
+    dtype = model.params["embed"]["embedding"].dtype
+    empty = new_cache(model.config, 1, tokens.shape[1], dtype)
+    output, _ = run_decoder(model.config, model.params, tokens, mask, cache=empty)
+    assert output.cache is not None
+    return output.cache

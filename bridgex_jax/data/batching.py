@@ -93,9 +93,7 @@ def _scope(scope: Scope, word: list[bool], ordinary: list[bool]) -> tuple[bool, 
 
 def extend(encoded: Encoded, generated: Sequence[int]) -> Encoded:
     """The prompt with its generated continuation, which is in scope."""
-    return Encoded(
-        encoded.ids + tuple(generated), encoded.scope + (True,) * len(generated)
-    )
+    return Encoded(encoded.ids + tuple(generated), encoded.scope + (True,) * len(generated))
 
 
 def bucket_length(n: int, multiple: int = BUCKET_MULTIPLE) -> int:

@@ -51,10 +51,12 @@ _UNITS = (
 )  # fmt: skip
 
 # Babel writes a unit's identifier where the locale lacks its name ("3 mass-gram").
-_UNTRANSLATED = re.compile("|".join(sorted({re.escape(u.split("-")[0]) + "-[a-z]" for u in _UNITS})))
+_UNTRANSLATED = re.compile(
+    "|".join(sorted({re.escape(u.split("-")[0]) + "-[a-z]" for u in _UNITS}))
+)
 
 # Parentheses, commas, quotes and the prompt's own marks cannot stand inside a prompt's word.
-_FORBIDDEN = frozenset("()（）[],،、;:\"“”„«»‹›「」→/\n")
+_FORBIDDEN = frozenset('()（）[],،、;:"“”„«»‹›「」→/\n')
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def evaluate_conditions(
         for word in task.gold
     ]
     answers = complete([prompt for *_, prompt in first])
-    second = {}
+    second: dict[tuple[str, str, str | None, str], str] = {}
     for (task, bridge, word, _), answer in zip(first, answers, strict=True):
         bridged = parse_answer(answer)
         if bridge and bridged and '"' not in bridged:

@@ -39,7 +39,7 @@ def complete_ids(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> list[list[int]]:
     """The generated token ids of every prompt, up to and without the token that ended the line."""
     stops = newline_ids(model)
@@ -65,9 +65,9 @@ def complete(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> list[str]:
-    """The continuation of every prompt as text; a prompt that occurs again is not computed again."""
+    """The continuation of every prompt as text; a prompt that occurs twice is computed once."""
     distinct = list(dict.fromkeys(prompts))
     coded = model.tokenizer(distinct)["input_ids"] if distinct else []
     encoded = [Encoded(tuple(ids), (False,) * len(ids)) for ids in coded]

@@ -4,7 +4,8 @@ Every block returns its taps as values (no ``sow``) and the scan over layers sta
 ``[L, …]``. A ``reduce`` function may shrink the taps inside the layer, so that no
 ``[L, B, T, F]`` array is ever made. Site names follow the field (TransformerLens, nnsight);
 ``mlp_gate_act`` = act(gate_proj(x)), before the product with up_proj, is the neuron of the
-papers that this project serves. Axes: L B T D F N K H V (axes.py); S = key positions.
+papers that this project serves. Axes: L B T D F N K H V (axes.py); S = key positions,
+P = those of a prefix.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from bridgex_jax.models.config import DecoderConfig
 from bridgex_jax.models.rope import rope_frequencies, rope_tables, rotate
@@ -131,6 +132,8 @@ class Block(nn.Module):
             k = RMSNorm(cfg.norm_eps, name="k_norm")(k)
         q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
         keys, values, cache = read_and_write(cache, layer["index"], attend.slot, k, v)
+        if "prefix" in layer:
+            keys, values = put_before(layer["prefix"], (keys, values))
         mask = layer_mask(attend, layer.get("window"))
         taps["z"] = z = attention(q, keys, values, mask)
         taps["attn_out"] = h = Projection((cfg.d_model,), cfg.o_bias, std, n_in=2, name="o")(z)
@@ -165,6 +168,7 @@ class Decoder(nn.Module):
         cache: tuple[Array, Array] | None,
         layer_inputs: PyTree,
         context: PyTree,
+        prefix: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array, PyTree, PyTree]:
         cfg = self.config
         normal = nn.initializers.normal(cfg.initializer_range)
@@ -177,6 +181,8 @@ class Decoder(nn.Module):
         if any(cfg.sliding_window):
             everything = jnp.iinfo(jnp.int32).max
             layers["window"] = jnp.asarray([w or everything for w in cfg.sliding_window], jnp.int32)
+        if prefix is not None:
+            layers["prefix"] = prefix
 
         carry = (embeddings, cache)
         if self.unroll and not self.is_initializing():
@@ -245,6 +251,16 @@ def attention(
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
 
+def put_before(
+    prefix: tuple[Shaped[Array, "1 P *rest"], ...], own: tuple[Shaped[Array, "B S *rest"], ...]
+) -> tuple[Shaped[Array, "B P+S *rest"], ...]:
+    """What belongs to the tokens that all rows begin with, then what belongs to each row's own."""
+    return tuple(
+        jnp.concatenate([jnp.broadcast_to(p, (row.shape[0], *p.shape[1:])), row], axis=1)
+        for p, row in zip(prefix, own, strict=True)
+    )
+
+
 def layer_mask(attend: Attend, window: Int[Array, ""] | None) -> Bool[Array, "B 1 T S"]:
     """The causal mask, cut to the layer's sliding window where the model has one."""
     if window is None:
@@ -258,7 +274,12 @@ def token_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def make_attend(config: DecoderConfig, mask: Bool[Array, "B T"], cache: KVCache | None) -> Attend:
+def make_attend(
+    config: DecoderConfig,
+    mask: Bool[Array, "B T"],
+    cache: KVCache | None,
+    prefix: KVCache | None = None,
+) -> Attend:
     """Positions, rotation and the causal mask of a call, made once for all layers."""
     if cache is None:
         positions = key_positions = token_positions(mask)
@@ -269,6 +290,12 @@ def make_attend(config: DecoderConfig, mask: Bool[Array, "B T"], cache: KVCache 
         slot, zero = cache.length, jnp.zeros((), jnp.int32)
         key_positions = jax.lax.dynamic_update_slice(cache.positions, positions, (zero, slot))
         filled = jax.lax.dynamic_update_slice(cache.filled, mask, (zero, slot))
+    if prefix is not None:
+        start = jnp.sum(prefix.filled, axis=1, dtype=jnp.int32)[:, None]
+        positions, key_positions = positions + start, key_positions + start
+        key_positions, filled = put_before(
+            (prefix.positions, prefix.filled), (key_positions, filled)
+        )
     causal = key_positions[:, None, :] <= positions[:, :, None]
     frequencies, factor = rope_frequencies(config.rope, config.head_dim, key_positions.shape[1])
     return Attend(
@@ -321,6 +348,7 @@ def run_decoder(
     layer_inputs: PyTree = None,
     context: PyTree = None,
     cache: KVCache | None = None,
+    prefix: KVCache | None = None,
     unroll: bool = False,
 ) -> tuple[Output, Float[Array, "B T D"]]:
     """The pure core under `forward`, capture, generation and training; jit it where it is used.
@@ -329,13 +357,19 @@ def run_decoder(
       mask: True at real tokens; rows may be padded on the left or on the right.
       reduce: what each layer returns; sees that layer's slice of `layer_inputs` and `context`.
       cache: filled slots of earlier tokens; this call's tokens are appended.
+      prefix: what all rows begin with, a cache of batch 1, read only; not together with `cache`.
 
     Returns the output and the embeddings [B, T, D].
     """
-    attend = make_attend(config, mask, cache)
+    if cache is not None and prefix is not None:
+        raise ValueError("a prefix goes without a cache: write it to the cache instead")
+    attend = make_attend(config, mask, cache, prefix)
     kv = None if cache is None else (cache.keys, cache.values)
+    before = None if prefix is None else (prefix.keys, prefix.values)
     module = Decoder(config, reduce, unroll)
-    values: Any = module.apply({"params": params}, tokens, attend, kv, layer_inputs, context)
+    values: Any = module.apply(
+        {"params": params}, tokens, attend, kv, layer_inputs, context, before
+    )
     hidden, embeddings, taps, kv = values
     if cache is not None:
         grown = cache.length + jnp.asarray(tokens.shape[1], jnp.int32)

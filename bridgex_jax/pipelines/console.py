@@ -29,10 +29,12 @@ class Console:
             self.say(f"warning: {text}")
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
         """A bar with the time left on a terminal, once two seconds have passed."""
         from tqdm import tqdm
 
         off = self.quiet or not sys.stderr.isatty()
-        with tqdm(total=total, desc=label, unit=f" {unit}", delay=2, leave=False, disable=off) as bar:
-            yield lambda n: None if bar.update(n) else None
+        with tqdm(
+            total=total, desc=label, unit=f" {unit}", delay=2, leave=False, disable=off
+        ) as bar:
+            yield bar.update

@@ -116,7 +116,11 @@ def _language_counts(corpus: Corpus, arrays: Arrays) -> LanguageCounts:
 
 
 def run_count(
-    model: Model, corpora: Mapping[str, Corpus], settings: CountSettings, out: Path, console: Console
+    model: Model,
+    corpora: Mapping[str, Corpus],
+    settings: CountSettings,
+    out: Path,
+    console: Console,
 ) -> Path:
     """Counts into a run directory of kind `count`; a killed run continues. Returns its path."""
     assert model.source is not None

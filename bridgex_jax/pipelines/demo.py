@@ -204,7 +204,7 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
             manifest=run.facts(),
             overlap=sets.overlap(),
             corpora=tuple(corpus_source(counts[c], stability[c]) for c in languages),
-            dictionaries=(dictionary_source(concept_dictionary(*poor[:2], held.probe)),),
+            dictionaries=(dictionary_source(concept_dictionary(poor[0], poor[1], held.probe)),),
             warnings=tuple(console.warnings),
             evaluation=evaluation,
             score_name=str(next(iter(selections.values())).spectrum.notes.get("score", "score")),
@@ -280,5 +280,3 @@ def _pair(pair: tuple[str, str], selection: Selection, held: Held):
         *pair, spectrum.bridges, spectrum.score, spectrum.n_shared, spectrum.n_bridge
     )
     return pair_report(selection, stored, concept_dictionary(*pair, held.probe))
-
-

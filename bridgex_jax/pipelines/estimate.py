@@ -35,7 +35,9 @@ def estimate_select(
     layers = sum(leaf.size for leaf in leaves) - vocabulary // (2 if config.tie_embeddings else 1)
     counted = 0 if counts is not None else _counted_tokens(request, settings)
     words = min(settings.words, len(request.words.pairs))
-    filtered = words * (PROMPT_TOKENS + GENERATED_TOKENS) if settings.probe_filter == "correct" else 0
+    filtered = (
+        words * (PROMPT_TOKENS + GENERATED_TOKENS) if settings.probe_filter == "correct" else 0
+    )
     forward = 2 * layers * (counted + words * PROMPT_TOKENS) + (2 * layers + vocabulary) * filtered
     per_layer = max(1, round(settings.top_rate * config.d_ff))
     pairs_of_neurons = per_layer**2 * len(request.bridges) * config.n_layers

@@ -81,7 +81,9 @@ def answer_directions(
 
 
 def answer_rows(
-    tasks: Sequence[Task], results: Conditions, bridge_gold: Callable[[Task, str, str], Sequence[str]]
+    tasks: Sequence[Task],
+    results: Conditions,
+    bridge_gold: Callable[[Task, str, str], Sequence[str]],
 ) -> list[Answer]:
     """One row for every word and condition; `bridge_gold(task, bridge, word)` judges hop 1."""
     rows = []
@@ -128,9 +130,7 @@ def summarise(
 ) -> Evaluation:
     """The report's evaluation. The first of `choosers` is the one that is judged."""
     correct = [{name: c.correct for name, c in one.items()} for one in results]
-    verdict = judge(
-        correct, bridges, choosers, resamples=settings.resamples, seed=settings.seed
-    )
+    verdict = judge(correct, bridges, choosers, resamples=settings.resamples, seed=settings.seed)
     judged = next(iter(choosers), None)
     ranked = None
     if scores is not None:

@@ -124,7 +124,9 @@ def cldr_corpus(code: str, seed: int, n_lines: int = CLDR_LINES) -> Corpus:
     return Corpus(code, lines, {}, digest, CLDR)
 
 
-def read_corpora(items: Sequence[str] | str, languages: Sequence[str], seed: int) -> dict[str, Corpus]:
+def read_corpora(
+    items: Sequence[str] | str, languages: Sequence[str], seed: int
+) -> dict[str, Corpus]:
     """A corpus for every language that is needed: `en=FILE` arguments, or `cldr` for all.
 
     Raises InputError for a language without a corpus and for two corpora of one language.

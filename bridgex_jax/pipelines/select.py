@@ -149,8 +149,8 @@ def settings_from(args: Mapping[str, Any]) -> SelectSettings:
         raise InputError(f"--compat {compat} already decides the {name}", remedy="give one of them")
     if args["template"]:
         parse_template(args["template"])
-    names = ("top_rate", "rate_scope", "bridge_set", "top_k", "drop_common", "words", "probe_filter",
-             "token_scope", "template", "layers", "seed", "batch_size", "resamples",
+    names = ("top_rate", "rate_scope", "bridge_set", "top_k", "drop_common", "words",
+             "probe_filter", "token_scope", "template", "layers", "seed", "batch_size", "resamples",
              "permutations")  # fmt: skip
     return SelectSettings(
         **{name: args[name] for name in names},
@@ -162,7 +162,7 @@ def settings_from(args: Mapping[str, Any]) -> SelectSettings:
 def make_sets(
     counts: Mapping[str, LanguageCounts], settings: SelectSettings, console: Console
 ) -> LanguageSets:
-    """Stage 2: the most active neurons of every language; warns where halves of a corpus disagree."""
+    """Stage 2: the most active neurons of every language; warns where halves disagree."""
     languages = tuple(counts)
     positive = np.stack([counts[code].counts for code in languages])
     tokens = np.array([counts[code].n_tokens for code in languages])
@@ -295,7 +295,9 @@ def _with_answers(
     return [extend(item, answer) for item, answer in zip(encoded, answers, strict=True)]
 
 
-def pair_sets(sets: LanguageSets, request: Request, settings: SelectSettings) -> neuron_sets.PairSets:
+def pair_sets(
+    sets: LanguageSets, request: Request, settings: SelectSettings
+) -> neuron_sets.PairSets:
     """Stage 5: shared set and bridge sets. Raises InputError where source and target share none."""
     pair = neuron_sets.pair_sets(
         sets.members,

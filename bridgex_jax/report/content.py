@@ -68,7 +68,8 @@ class PairReport:
     data cannot tell it apart. window: layers of the window; compared: those in which all bridges
     are present.
     ranking: best first, those that are not comparable last. words: counts from the dictionary to
-    the probe, in the order in which they fell; probe_words: those of the probe. resamples, permutations: how many were drawn.
+    the probe, in the order in which they fell. probe_words: those of the probe. resamples,
+    permutations: how many were drawn.
     """
 
     source: str
@@ -243,7 +244,9 @@ def _pair(item: Mapping[str, Any], spectrum: PairSpectrum | None) -> PairReport:
         "examples": tuple(WordSample(**word) for word in item["examples"]),
         "spectrum": spectrum,
     }
-    return PairReport(**{**item, **_tuples(item, ("window", "compared", "tied_with", "probe_words")), **changed})
+    return PairReport(
+        **{**item, **_tuples(item, ("window", "compared", "tied_with", "probe_words")), **changed}
+    )
 
 
 def _source(item: Mapping[str, Any]) -> Source:

@@ -122,7 +122,9 @@ class PromptMix:
     def _row_shares(self) -> NDArray[np.float64]:
         """Shares of rows that give the configured shares of tokens."""
         rng = np.random.default_rng(self.config.seed)
-        lengths = [np.mean([len(self._row(rng, kind)[0]) for _ in range(1000)]) for kind in range(3)]
+        lengths = [
+            np.mean([len(self._row(rng, kind)[0]) for _ in range(1000)]) for kind in range(3)
+        ]
         direct, chain = self.config.direct_share, self.config.chain_share
         rows = np.array([direct, chain, 1 - direct - chain]) / lengths
         return rows / rows.sum()

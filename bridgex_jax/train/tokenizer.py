@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 BOS, EOS = "<s>", "</s>"
-PROMPT_MARKS = ":\"→\n"
+PROMPT_MARKS = ':"→\n'
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, directory: Path) -> None:

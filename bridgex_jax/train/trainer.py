@@ -29,17 +29,17 @@ class TrainConfig:
     """Optimisation: AdamW, warm-up, constant, linear decay over the last `decay_share`."""
 
     seed: int
-    tokens: int = 11_000_000  # real tokens seen in all
-    tokens_per_step: int = 4_800  # padded tokens of a batch
+    tokens: int = 9_600_000  # real tokens seen in all
+    tokens_per_step: int = 2_400  # padded tokens of a batch
     peak_learning_rate: float = 3e-3
-    warmup_steps: int = 50
+    warmup_steps: int = 100
     decay_share: float = 0.5
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     length_multiple: int = 4
     max_length: int = 129
     rows_per_shard: int = 20_000
-    checkpoint_every: int = 250
+    checkpoint_every: int = 500
 
 
 def optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:

@@ -188,9 +188,7 @@ def _given_sigma(name: str, sigma: Any, n: int) -> np.ndarray:
     return values
 
 
-def _host_sigma(
-    bandwidth: Any, z_x: np.ndarray, z_y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _host_sigma(bandwidth: Any, z_x: np.ndarray, z_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bandwidths [n1] and [n2] of standardised rows, checked."""
     if isinstance(bandwidth, str) and bandwidth == "set_median":
         sigma = host_set_median(z_x, z_y)
@@ -252,8 +250,7 @@ def _certified_rank(
     rank up to MAX_RANK.
     """
     first_x, first_y = (
-        (f := z / s[:, None] * np.exp(-0.5 * (z / s[:, None]) ** 2))
-        - f.mean(axis=1, keepdims=True)
+        (f := z / s[:, None] * np.exp(-0.5 * (z / s[:, None]) ** 2)) - f.mean(axis=1, keepdims=True)
         for z, s in ((z_x, sigma_x), (z_y, sigma_y))
     )
     largest = np.max((first_x @ first_y.T) ** 2)
@@ -438,6 +435,4 @@ def run_padded(x: Any, y: Any, plan: Plan) -> HsicResult:
         words=np.pad(plan.words, (0, missing)),
     )
     result = hsic_planned(_padded(x, missing), _padded(y, missing), padded)
-    return HsicResult(
-        result.values[:n1, :n2], result.bound, result.ok_x[:n1], result.ok_y[:n2]
-    )
+    return HsicResult(result.values[:n1, :n2], result.bound, result.ok_x[:n1], result.ok_y[:n2])

@@ -71,9 +71,7 @@ def to_blocks(
     return Blocks(cut(scaled), cut(centring), jnp.pad(words, (0, missing)).reshape(-1, tile))
 
 
-def gram_tile(
-    blocks: Blocks, a: jax.Array, b: jax.Array, form: Form
-) -> jax.Array:
+def gram_tile(blocks: Blocks, a: jax.Array, b: jax.Array, form: Form) -> jax.Array:
     """Entries K - 1 - u_a - u_b of word blocks a and b for all variables: [t, t, n]."""
     difference = blocks.values[a][:, None, :] - blocks.values[b][None, :, :]
     entry = form.minus_one(-difference * difference)

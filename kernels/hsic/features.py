@@ -51,7 +51,9 @@ def remainder(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Re
         term = term * relative / order
     # The Gram matrix H K H has the trace N - 1^T K 1 / N, and 1 - K <= (z_a - z_b)^2 / 2 sigma^2.
     spectrum = jnp.sum(relative, axis=1)
-    distances = (n_words * relative + spectrum[:, None]) * words[None, :]  # sum_b (z_a - z_b)^2 / sigma^2
+    distances = (n_words * relative + spectrum[:, None]) * words[
+        None, :
+    ]  # sum_b (z_a - z_b)^2 / sigma^2
     return Remainder(
         jnp.sum(term, axis=1),
         spectrum,

@@ -56,7 +56,9 @@ def test_no_import_runs_up_the_floors():
 
 def test_kernels_import_jax_and_numpy_only():
     standard = sys.stdlib_module_names
-    used = {name.split(".")[0] for room, path, name in imports() if ROOT / "kernels" in path.parents}
+    used = {
+        name.split(".")[0] for room, path, name in imports() if ROOT / "kernels" in path.parents
+    }
     assert used - standard <= {"jax", "numpy", "jaxtyping"}
 
 
@@ -71,7 +73,10 @@ def test_the_package_list_is_the_tree():
     listed = set(config["options"]["packages"].split())
     tree = {
         ".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")
-    } | {"bridgex_jax.kernels." + path.parent.name for path in (ROOT / "kernels").glob("*/__init__.py")}
+    } | {
+        "bridgex_jax.kernels." + path.parent.name
+        for path in (ROOT / "kernels").glob("*/__init__.py")
+    }
     assert listed == tree
     assert not (ROOT / "kernels" / "__init__.py").exists()
 

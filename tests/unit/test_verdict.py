@@ -21,7 +21,14 @@ def test_pooled_accuracies_count_every_word_once():
     verdict = judge(DIRECTIONS, ["en", "de"], {"ours": ["en", "en"]})
     values = {name: estimate.value for name, estimate in verdict.rules.items()}
     assert values == pytest.approx(
-        {ZERO_SHOT: 1 / 6, "en": 3 / 6, "de": 3 / 6, "random": 3 / 6, "ours": 3 / 6, "oracle": 5 / 6}
+        {
+            ZERO_SHOT: 1 / 6,
+            "en": 3 / 6,
+            "de": 3 / 6,
+            "random": 3 / 6,
+            "ours": 3 / 6,
+            "oracle": 5 / 6,
+        }
     )
     assert verdict.regret["ours"].value == pytest.approx(2 / 6)
     assert verdict.gain["ours"].value == pytest.approx(0)
