@@ -121,7 +121,10 @@ def _add_pair(parser: Parser) -> None:
     parser.add_argument("--source", required=True, metavar="CODE", help="language of the words")
     parser.add_argument("--target", required=True, metavar="CODE", help="language to translate to")
     parser.add_argument(
-        "--bridges", nargs="+", default=list(BRIDGES), metavar="CODE", help="candidates"
+        "--bridges",
+        nargs="+",
+        metavar="CODE",
+        help=f"candidates (default: {' '.join(BRIDGES)}, less source and target)",
     )
     parser.add_argument(
         "--dictionary",
@@ -162,6 +165,8 @@ def _add_demo(verbs: Any) -> None:
     )
     parser.add_argument("--out", default="runs/demo", metavar="RUN", help="run directory to write")
     parser.add_argument("--seed", type=int, default=0, help="of resampling")
+    parser.add_argument("--words", type=_positive, default=150, help="evaluated a direction; there "
+                        "are about 600, which take several minutes")  # fmt: skip
     parser.add_argument("--batch-size", type=_positive, default=256, help="prompts a batch")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -223,12 +228,12 @@ def _add_select(verbs: Any) -> None:
     parser.add_argument("--token-scope", default="from_word_mean", choices=(
         "from_word_mean", "prompt_mean", "prompt_and_generated_mean", "word_tokens", "last_token"),
         help="tokens whose activations are averaged")  # fmt: skip
-    parser.add_argument("--length-control", choices=("strata", "none"), default="strata",
-                        help="take the effect of token counts out of the activations")  # fmt: skip
+    parser.add_argument("--length-control", choices=("strata", "none"),
+                        help="take token counts out of the activations (default: strata)")  # fmt: skip
     parser.add_argument("--estimator", choices=("biased", "unbiased", "cka", "cka_debiased",
-                        "trace_khl"), default="cka_debiased", help="of HSIC")  # fmt: skip
+                        "trace_khl"), help="of HSIC (default: cka_debiased)")  # fmt: skip
     parser.add_argument("--bandwidth", choices=("variable_median", "set_median"),
-                        default="variable_median", help="of the Gaussian kernels")  # fmt: skip
+                        help="of the Gaussian kernels (default: variable_median)")  # fmt: skip
     parser.add_argument("--no-size-matching", action="store_true", help="the released score, which "
                         "prefers larger sets")  # fmt: skip
     parser.add_argument("--compat", choices=("paper", "reference"), help="the paper's, or the "
@@ -290,7 +295,7 @@ def _add_bench(verbs: Any) -> None:
 def _run_demo(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines.demo import DemoSettings, run_demo
 
-    settings = DemoSettings(seed=args.seed, batch_size=args.batch_size)
+    settings = DemoSettings(seed=args.seed, words=args.words, batch_size=args.batch_size)
     result = run_demo(settings, Path(args.out), _console(args))
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())
     return 0
@@ -325,7 +330,7 @@ def _run_select(args: argparse.Namespace) -> int:
         read_words,
     )
 
-    source, target, bridges = check_languages(args.source, args.target, args.bridges)
+    source, target, bridges = check_languages(args.source, args.target, _bridges(args))
     settings = job.settings_from(vars(args))
     given = _or_cldr(args.dictionary, args.model == BUILTIN, "--dictionary")
     words = read_words(CLDR if given == CLDR else dictionary_files(given), source, target)
@@ -353,7 +358,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
         read_words,
     )
 
-    source, target, bridges = check_languages(args.source, args.target, args.bridges)
+    source, target, bridges = check_languages(args.source, args.target, _bridges(args))
     given = _or_cldr(args.dictionary, args.model == BUILTIN, "--dictionary")
     words = read_words(CLDR if given == CLDR else dictionary_files(given), source, target)
     chosen, excluded = (
@@ -388,6 +393,12 @@ def _console(args: argparse.Namespace):
     from bridgex_jax.pipelines.console import Console
 
     return Console(args.quiet)
+
+
+def _bridges(args: argparse.Namespace) -> list[str]:
+    """The candidates; by default the paper's, without the languages of the pair."""
+    taken = _codes([args.source, args.target])
+    return args.bridges or [code for code in BRIDGES if code not in taken]
 
 
 def _codes(codes: Sequence[str]) -> list[str]:

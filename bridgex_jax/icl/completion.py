@@ -14,11 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bridgex_jax import runtime
-from bridgex_jax.data.batching import Encoded, bucketed
+from bridgex_jax.data.batching import Encoded, bucketed, extend
 from bridgex_jax.models.generate import generate
 from bridgex_jax.models.load import Model
 
 MAX_NEW_TOKENS = 30
+SHORT_ANSWER = 12  # new tokens of the first round; most answers to a dictionary prompt end here
 _STOPS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -41,10 +42,35 @@ def complete_ids(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[list[int]]:
-    """The generated token ids of every prompt, up to and without the token that ended the line."""
+    """The generated token ids of every prompt, up to and without the token that ended the line.
+
+    In two rounds: a batch runs as long as its longest answer, so the few long ones are finished
+    together in batches of their own.
+    """
+    first = min(SHORT_ANSWER, max_new_tokens)
+    answers, ended = _run_round(model, encoded, mesh, batch_size, first, progress)
+    left = [i for i, done in enumerate(ended) if not done]
+    if left and first < max_new_tokens:
+        longer = [extend(encoded[i], answers[i]) for i in left]
+        rest, _ = _run_round(model, longer, mesh, batch_size, max_new_tokens - first)
+        for i, more in zip(left, rest, strict=True):
+            answers[i] = answers[i] + more
+    return answers
+
+
+def _run_round(
+    model: Model,
+    encoded: Sequence[Encoded],
+    mesh: Mesh,
+    batch_size: int,
+    max_new_tokens: int,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> tuple[list[list[int]], list[bool]]:
+    """Generated ids without the stop token, and whether there was one, for every prompt."""
     stops = newline_ids(model)
     ends = frozenset(stops)
     answers: list[list[int]] = [[] for _ in encoded]
+    ended = [False] * len(encoded)
     for batch in bucketed(encoded, batch_size):
         even = batch.tokens.shape[0] % mesh.devices.size == 0
         sharding = runtime.over_data(mesh) if even else runtime.replicated(mesh)
@@ -52,10 +78,10 @@ def complete_ids(
         produced = generate(model, tokens, mask, max_new_tokens=max_new_tokens, stop_ids=stops)
         for row, ids in zip(batch.index, np.asarray(produced).tolist(), strict=True):
             if row >= 0:
-                end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-                answers[row] = ids[:end]
+                end = next((i for i, token in enumerate(ids) if token in ends), None)
+                answers[row], ended[row] = ids[:end], end is not None
         progress(int((batch.index >= 0).sum()))
-    return answers
+    return answers, ended
 
 
 def complete(

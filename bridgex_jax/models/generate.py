@@ -66,7 +66,8 @@ def _generate(
         produced = jax.lax.dynamic_update_slice(produced, token, (0, step))
         return step + 1, produced, token, output.cache, done | stops[token[:, 0]]
 
-    state = (jnp.ones((), jnp.int32), produced, token, _cache(output.cache), stops[token[:, 0]])
+    done = stops[token[:, 0]] | ~jnp.any(mask, axis=1)  # rows that only fill up the batch
+    state = (jnp.ones((), jnp.int32), produced, token, _cache(output.cache), done)
     step, produced, token, _, _ = jax.lax.while_loop(unfinished, advance, state)
     untouched = jnp.arange(max_new_tokens, dtype=jnp.int32)[None, :] >= step
     return jnp.where(untouched, token, produced)

@@ -60,6 +60,7 @@ class DemoSettings:
     """seed: of resampling. Everything else that the demo decides stands here, to be seen."""
 
     seed: int = 0
+    words: int = 150  # evaluated a direction; all of them take several minutes on two cores
     batch_size: int = 256
     top_rate: float = 0.10  # a small model's sets are empty in most layers at 0.01
     probe_filter: str = "none"  # the directions are held out: hardly a word is translated right
@@ -123,14 +124,14 @@ def split_concepts(concepts: Sequence[Concept], seed: int) -> Held:
     return Held(tuple(ranked[:n_probe]), tuple(ranked[n_probe:]))
 
 
-def evaluation_task(source: str, target: str, concepts: Sequence[Concept]) -> Task:
-    """Concepts whose target word is neither the source word nor the English one."""
+def evaluation_task(source: str, target: str, concepts: Sequence[Concept], n: int) -> Task:
+    """The first n concepts whose target word is neither the source word nor the English one."""
     kept = {
         c.words[source]: (c.words[target],)
         for c in concepts
         if fold(c.words[target]) not in (fold(c.words[source]), fold(c.words["en"]))
     }
-    return Task(source, target, kept)
+    return Task(source, target, dict(itertools.islice(kept.items(), n)))
 
 
 def concept_dictionary(source: str, target: str, concepts: Sequence[Concept]) -> Dictionary:
@@ -178,7 +179,7 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
         with run.stage("choose"):
             selections = choose_all(model, poor, bridges, held, sets, select, console)
         with run.stage("evaluate"):
-            tasks = [evaluation_task(*pair, held.evaluation) for pair in selections]
+            tasks = [evaluation_task(*pair, held.evaluation, settings.words) for pair in selections]
             evaluate = EvaluateSettings(seed=settings.seed, batch_size=settings.batch_size)
             results = answer_directions(model, tasks, bridges, evaluate, mesh, console, run.part)
         run.record(

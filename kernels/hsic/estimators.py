@@ -71,14 +71,10 @@ def own_values(estimator: str, sums: SetSums, n: jax.Array) -> jax.Array:
     )
 
 
-def combine(
+def base_values(
     estimator: str, cross: jax.Array, x: SetSums, y: SetSums, words: jax.Array
 ) -> jax.Array:
-    """The estimator for every pair, from cross [n1, n2] = sum M M' and both sets' sums: [n1, n2].
-
-    words [N] is 1 for a word, 0 for padding. Normalised estimators are NaN where a denominator
-    is not positive.
-    """
+    """The estimator before normalisation, for every pair, from cross = sum M M': [n1, n2]."""
     n = jnp.sum(words)
     rows_x, rows_y = _rows(estimator, x), _rows(estimator, y)
     value = _centred_product(
@@ -92,11 +88,28 @@ def combine(
     if estimator == "trace_khl":
         mean = jnp.sum(x.raw_rows * words[None, :], axis=1, keepdims=True) / n
         return value + _dot((x.raw_rows - mean) * words[None, :], y.raw_rows) / n
-    if estimator not in NORMALISED:
-        return value
-    own_x, own_y = own_values(estimator, x, n), own_values(estimator, y, n)
+    return value
+
+
+def normalise(values: jax.Array, own_x: jax.Array, own_y: jax.Array) -> jax.Array:
+    """values [n1, n2] over the roots of own_x [n1] and own_y [n2]; NaN unless both are positive."""
     positive = (own_x > 0)[:, None] & (own_y > 0)[None, :]
     # Each root by itself: the product of two tiny values would underflow.
     root_x = jnp.sqrt(jnp.where(own_x > 0, own_x, 1.0))[:, None]
     root_y = jnp.sqrt(jnp.where(own_y > 0, own_y, 1.0))[None, :]
-    return jnp.where(positive, value / root_x / root_y, jnp.nan)
+    return jnp.where(positive, values / root_x / root_y, jnp.nan)
+
+
+def combine(
+    estimator: str, cross: jax.Array, x: SetSums, y: SetSums, words: jax.Array
+) -> jax.Array:
+    """The estimator for every pair, from cross [n1, n2] = sum M M' and both sets' sums: [n1, n2].
+
+    words [N] is 1 for a word, 0 for padding. Normalised estimators are NaN where a denominator
+    is not positive.
+    """
+    values = base_values(estimator, cross, x, y, words)
+    if estimator not in NORMALISED:
+        return values
+    n = jnp.sum(words)
+    return normalise(values, own_values(estimator, x, n), own_values(estimator, y, n))
