@@ -229,7 +229,7 @@ def _add_select(verbs: Any) -> None:
         "from_word_mean", "prompt_mean", "prompt_and_generated_mean", "word_tokens", "last_token"),
         help="tokens whose activations are averaged")  # fmt: skip
     parser.add_argument("--length-control", choices=("strata", "none"),
-                        help="take token counts out of the activations (default: strata)")  # fmt: skip
+                        help="of token counts (default: strata)")  # fmt: skip
     parser.add_argument("--estimator", choices=("biased", "unbiased", "cka", "cka_debiased",
                         "trace_khl"), help="of HSIC (default: cka_debiased)")  # fmt: skip
     parser.add_argument("--bandwidth", choices=("variable_median", "set_median"),

@@ -43,7 +43,14 @@ class Model:
         """
         if self.source is None:
             raise InputError("the model was not read from a directory, so it has no tokenizer")
-        return read_tokenizer(Path(self.source.path))
+        tokenizer = read_tokenizer(Path(self.source.path))
+        if len(tokenizer) > self.config.vocab_size:  # JAX would clamp such an id without a word
+            raise InputError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model {self.config.vocab_size}",
+                file=self.source.path,
+                remedy="use the tokenizer that the model was trained with",
+            )
+        return tokenizer
 
 
 def load_model(

@@ -252,7 +252,7 @@ def _only(values: ProbeValues, pair: Any) -> ProbeValues:
     return ProbeValues(
         [layer[keep] for layer, keep in zip(values.values, kept, strict=True)],
         wanted,
-        values.strata,
+        values.n_tokens,
     )
 
 

@@ -26,8 +26,8 @@ from bridgex_jax.bridge.spectrum import (
     SpectrumSettings,
     language_spectrum,
 )
-from bridgex_jax.capture.run import probe_values
-from bridgex_jax.data.batching import Encoded, Scope, bucketed, encode_prompts, extend
+from bridgex_jax.capture.run import probe_prompts
+from bridgex_jax.data.batching import Encoded, Scope, encode_prompts, extend
 from bridgex_jax.data.corpora import Corpus
 from bridgex_jax.data.dictionaries import Dictionary
 from bridgex_jax.data.prompts import Prompt, Template, parse_template, word_prompt
@@ -275,8 +275,9 @@ def read_probes(
     if settings.token_scope == "prompt_and_generated_mean":
         encoded = _with_answers(model, encoded, settings, mesh, console)
     with console.progress("probing", len(encoded), "prompts") as progress:
-        batches = bucketed(encoded, settings.batch_size)
-        values = probe_values(model, batches, len(encoded), neurons, mesh, progress=progress)
+        values = probe_prompts(
+            model, encoded, neurons, mesh, batch_size=settings.batch_size, progress=progress
+        )
     n_tokens = np.array([sum(item.scope) for item in encoded])
     ends = np.cumsum([len(probe.words) for probe in probes])
     return [
@@ -390,11 +391,11 @@ def select_bridge(
     def read() -> dict[str, np.ndarray]:
         values = read_probes(model, [probe], neurons, settings, mesh, console)[0]
         layers = {f"layer-{i}": layer for i, layer in enumerate(values.values)}
-        return layers | {"strata": values.strata}
+        return layers | {"n_tokens": values.n_tokens}
 
     stored = part("probe-values", read)
     layers = [stored[f"layer-{i}"] for i in range(len(neurons))]
-    values = ProbeValues(layers, neurons, stored["strata"])
+    values = ProbeValues(layers, neurons, stored["n_tokens"])
     return score_pair(probe, values, pair, settings), sets, dict(counts)
 
 
