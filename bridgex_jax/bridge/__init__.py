@@ -1,1 +1,1 @@
-"""From probe activations and neuron sets to the language spectrum, the choice, its significance."""
+"""From probe activations and neuron sets to the bridge: spectrum, choice, significance."""

@@ -1,126 +1,122 @@
-"""How sure a choice is: a bootstrap over the words, and a permutation test within token counts.
+"""How sure the choice of a bridge is: a bootstrap over the words and a permutation null.
 
-hsic-core, Resampling. Standardisation, bandwidths, neuron sets and each neuron's best matches are
-held at the full sample, so intervals are conditional on them. The normalisation of CKA follows
-the resample to first order. Axes: G bridges, L layers, W words, R resamples or permutations.
+Both see whole means over layers, hold the neuron sets, standardisation and bandwidths, and batch
+all replicates of a layer. Intervals are conditional on the neuron sets. Source: spec hsic-core,
+Resampling. Axes: L layer, F neuron, G bridge, N words, B replicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from bridgex_jax.bridge.choice import choose_bridge
-from bridgex_jax.bridge.length import permutations as orders_within
-from bridgex_jax.bridge.length import strata
-from bridgex_jax.bridge.spectrum import (
-    Layer,
-    ProbeValues,
-    SpectrumSettings,
-    dependence,
-    language_spectrum,
-    prepare_layers,
-    set_score,
-    smallest_set,
-)
-from bridgex_jax.kernels.hsic.api import (
-    Plan,
-    bucket,
-    host_standardise,
-    make_plan,
-    pad_rows,
-    pad_sigma,
-)
+from bridgex_jax.kernels.hsic import api
 from bridgex_jax.kernels.hsic.cholesky import centred_factors
-from bridgex_jax.kernels.hsic.estimators import NORMALISED
 from bridgex_jax.kernels.hsic.exact import exp_minus_one
 from bridgex_jax.kernels.hsic.resampling import (
-    BootstrapSums,
     FactorSet,
-    bootstrap_sums,
+    bootstrap_scores,
     factor_set,
     permuted_values,
 )
 from bridgex_jax.kernels.hsic.score import subset_maximum_weights
 
-PERMUTATIONS_AT_ONCE = 50  # bounds [R, n1, n2]
+from .choice import checked_window, mean_weights, weighted_means
+from .sets import Block, LayerSets, ProbeValues, SpectrumSettings, layer_sets, pool_strata
+from .spectrum import block_scores, block_values, common_sizes
+
+PERMUTATIONS_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
-class Bootstrap:
-    """draws [R, G] of the compared bridges' means; interval: 2.5 and 97.5 %; p_best: share of
-    draws in which a bridge is the highest; n = R."""
+@dataclasses.dataclass(frozen=True)
+class BootstrapResult:
+    """Draws [B, G] of every bridge's mean score, NaN for bridges that are not comparable.
+
+    point holds the full-sample means; intervals the central 95 %; p_best the share of draws in
+    which a bridge is the best; lead the interval of the best bridge's lead over the runner-up.
+    """
 
     bridges: tuple[str, ...]
-    draws: Float[np.ndarray, "R G"]
-    interval: dict[str, tuple[float, float]]
+    draws: Float[np.ndarray, "B G"]
+    point: Float[np.ndarray, " G"]
+    intervals: dict[str, tuple[float, float]]
     p_best: dict[str, float]
+    lead: tuple[float, float]
 
     @property
-    def n(self) -> int:
-        return len(self.draws)
-
-    def tied_with(self, bridge: str, sure: float = 0.95) -> tuple[str, ...]:
-        """The bridges that `bridge` does not beat in a share `sure` of the draws."""
-        own = self.draws[:, self.bridges.index(bridge)]
-        return tuple(
-            other
-            for g, other in enumerate(self.bridges)
-            if other != bridge and float((own > self.draws[:, g]).mean()) < sure
-        )
+    def told_apart(self) -> bool:
+        """Whether the best bridge beats the runner-up in 95 % of the draws, two-sided."""
+        return self.lead[0] > 0
 
 
-@dataclass(frozen=True)
-class PermutationTest:
-    """p_values: (1 + permutations whose highest bridge reaches this one) / (R + 1); n = R."""
+@dataclasses.dataclass(frozen=True)
+class PermutationResult:
+    """p_values of every comparable bridge against the largest mean of a permutation.
 
-    p_values: dict[str, float]
-    null_maximum: Float[np.ndarray, " R"]
-
-    @property
-    def n(self) -> int:
-        return len(self.null_maximum)
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """What both tests need: the compared bridges, their layers, settings, observed means."""
+    observed [G] are the means that were compared, from the same low-rank kernels as the null
+    [B, G]; lost is the largest share of a kernel's squared norm that the low rank leaves out.
+    """
 
     bridges: tuple[str, ...]
-    columns: list[int]  # of the spectrum's bridges
-    layers: list[Layer]
-    means: dict[str, float]
+    p_values: dict[str, float]
+    observed: Float[np.ndarray, " G"]
+    null: Float[np.ndarray, "B G"]
+    lost: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """The blocks of the layers that count, and the layers' weights in the means."""
+
     settings: SpectrumSettings
-
-    def size(self, layer: Layer) -> int | None:
-        """m of the size-matched score in a layer, as the spectrum has it."""
-        sizes = layer.columns.sum(axis=1)
-        return smallest_set(sizes) if self.settings.size_matching else None
+    sets: LayerSets
+    blocks: tuple[Block, ...]
+    weights: Float[np.ndarray, "G L"]
 
 
-def _compare(
+def _chosen_layers(
     probe: ProbeValues,
     shared: Bool[np.ndarray, "L F"],
     bridges: Mapping[str, Bool[np.ndarray, "L F"]],
     settings: SpectrumSettings | None,
     window: Sequence[int] | None,
-) -> _Compared:
-    resolved = (settings or SpectrumSettings()).resolved()
-    spectrum = language_spectrum(probe, shared, bridges, resolved)
-    # Both tests run over common layers, whatever `compat` does with them: a comparison needs it.
-    choice = choose_bridge(spectrum, window)
-    names = tuple(choice.means)
-    layers = [
-        layer
-        for layer in prepare_layers(probe, shared, bridges, resolved)
-        if layer.index in choice.layers
-    ]
-    columns = [spectrum.bridges.index(name) for name in names]
-    return _Compared(names, columns, layers, choice.means, resolved)
+) -> _Chosen:
+    settings = (settings or SpectrumSettings()).resolved()
+    layers = checked_window(window, len(probe.values))
+    if settings.compat != "reference":  # whose window slides over all layers
+        inside = np.isin(np.arange(len(shared)), layers)[:, None]
+        shared = shared & inside
+        bridges = {name: neurons & inside for name, neurons in bridges.items()}
+    sets = layer_sets(probe, shared, bridges, settings)
+    present = np.zeros((len(bridges), len(probe.values)), bool)
+    for block in sets.blocks:
+        present[list(block.bridges), block.layer] = True
+    weights = mean_weights(present, layers, settings.compat)
+    blocks = tuple(b for b in sets.blocks if weights[list(b.bridges), b.layer].any())
+    return _Chosen(settings, sets, blocks, weights)
+
+
+def score_coefficients(
+    values: Float[np.ndarray, "n1 n2"], matched: int
+) -> Float[np.ndarray, "n1 n2"]:
+    """C with sum_ij C_ij S_ij = the score of values S: the best matches, fixed.
+
+    matched is the subset size of the size-matched score, 0 for the released one. The row maximum
+    over random subsets is a fixed mixture of the row's ordered values.
+    """
+    n1, n2 = values.shape
+    coefficients = np.zeros((n1, n2))
+    order = np.argsort(-values, axis=1, kind="stable")
+    weights = subset_maximum_weights(n2, matched or n2)
+    np.put_along_axis(coefficients, order, 0.5 * weights[None, :] / n1, axis=1)
+    coefficients[values.argmax(axis=0), np.arange(n2)] += 0.5 / n2
+    return coefficients
 
 
 def bootstrap(
@@ -132,113 +128,98 @@ def bootstrap(
     *,
     n: int = 1000,
     seed: int = 0,
-) -> Bootstrap:
-    """Resamples the words n times; the means of all bridges move together. Arguments as for
-    `language_spectrum` and `choose_bridge`."""
-    compared = _compare(probe, shared, bridges, settings, window)
-    n_words = len(probe.n_tokens)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n_words, np.full(n_words, 1 / n_words), size=n).T
-    draws = np.zeros((n, len(compared.bridges)))
-    for layer in compared.layers:
-        draws += _resampled_layer(layer, compared, weights.astype(np.float32))
-    draws /= max(1, len(compared.layers))
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
-    best = np.bincount(draws.argmax(axis=1), minlength=len(compared.bridges)) / n
-    return Bootstrap(
-        compared.bridges,
-        draws,
-        {b: (float(low[g]), float(high[g])) for g, b in enumerate(compared.bridges)},
-        {b: float(best[g]) for g, b in enumerate(compared.bridges)},
+) -> BootstrapResult:
+    """n bootstrap draws over the probe words of every bridge's mean score.
+
+    A draw reweights pairs of *distinct* words (a word drawn twice does not meet its copy) in
+    kernels centred on the full sample; every neuron's matches stay those of the full sample. The
+    same words are drawn in all layers. Raises as `language_spectrum` does.
+    """
+    chosen = _chosen_layers(probe, shared, bridges, settings, window)
+    n_words = len(probe.strata)
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(n_words, np.full(n_words, 1 / n_words), size=n)
+    weights = np.concatenate([np.ones((1, n_words)), counts]).T.astype(np.float32)  # [N, 1 + B]
+    scores = np.full((n + 1, len(bridges), len(probe.values)), np.nan)
+    widest = max((len(b.x) for b in chosen.blocks), default=0)
+    longest = max((int(b.member.sum(axis=1).max()) for b in chosen.blocks), default=0)
+    size = (api.bucket(widest), api.bucket(longest))
+    for block, values, _ in block_values(chosen.blocks, chosen.settings):
+        matched = int(chosen.sets.matched[block.layer])
+        drawn = _block_draws(block, values, matched, weights, size, chosen.settings)
+        scores[:, list(block.bridges), block.layer] = drawn.T
+    means = weighted_means(scores, chosen.weights)
+    return _summary(tuple(bridges), means[1:], means[0])
+
+
+def _block_draws(
+    block: Block,
+    values: Float[np.ndarray, "n1 n2"],
+    matched: int,
+    weights: Float[np.ndarray, "N B"],
+    size: tuple[int, int],
+    settings: SpectrumSettings,
+) -> Float[np.ndarray, "b B"]:
+    """Scores of the block's bridges for all weights; each bridge's rows apart, padded to `size`."""
+    n1, n_words = block.x.shape
+    to_x, to_y = size
+    missing = -n_words % 32
+    y = np.zeros((len(block.member), to_y, n_words + missing), np.float32)
+    sigma_y = np.ones((len(block.member), to_y), np.float32)
+    own = np.zeros((2, len(block.member), to_x, to_y), np.float32)  # C and S
+    for g, member in enumerate(block.member):
+        n2 = int(member.sum())
+        y[g] = api.pad_rows(block.y[member], to_y, missing)
+        sigma_y[g] = api.pad_sigma(block.sigma_y[member], to_y)
+        own[0, g, :n1, :n2] = score_coefficients(values[:, member], matched)
+        own[1, g, :n1, :n2] = values[:, member]
+    cancels = max(block.sigma_x.max(), block.sigma_y.max()) > api.CANCELLATION_SIGMA
+    drawn = bootstrap_scores(
+        api.pad_rows(block.x, to_x, missing),
+        y,
+        api.pad_sigma(block.sigma_x, to_x),
+        sigma_y,
+        np.pad(np.ones(n_words, np.float32), (0, missing)),
+        *own,
+        np.pad(weights, ((0, missing), (0, 0))),
+        estimator=settings.estimator,
+        tile=32,
+        precision="highest",
+        minus_one=jnp.expm1 if cancels else exp_minus_one,
+        epsilon=block.epsilon,
     )
+    return np.asarray(drawn, np.float64)
 
 
-def _resampled_layer(
-    layer: Layer, compared: _Compared, weights: Float[np.ndarray, "W R"]
-) -> Float[np.ndarray, "R G"]:
-    m = compared.size(layer)
-    if compared.settings.bandwidth == "variable_median":
-        s, plan = dependence(layer.x, layer.y, compared.settings)
-        fixed = np.stack([_matches(s, layer.columns[g], m) for g in compared.columns])
-        return _weighted(layer.x, layer.y, plan, s, fixed, weights)
-    found = []
-    for g in compared.columns:
-        rows = layer.bridge_rows(g)
-        s, plan = dependence(layer.x, rows, compared.settings)
-        fixed = _matches(s, np.ones(len(rows), bool), m)[None]
-        found.append(_weighted(layer.x, rows, plan, s, fixed, weights)[:, 0])
-    return np.stack(found, axis=1)
+def _summary(
+    names: tuple[str, ...], draws: Float[np.ndarray, "B G"], point: Float[np.ndarray, " G"]
+) -> BootstrapResult:
+    compared = np.flatnonzero(~np.isnan(point))
+    intervals, lead = {}, (math.nan, math.nan)
+    p_best = dict.fromkeys(names, 0.0)
+    for g in compared:
+        low, high = np.quantile(draws[:, g], (0.025, 0.975))
+        intervals[names[g]] = (float(low), float(high))
+    if compared.size:
+        best = compared[draws[:, compared].argmax(axis=1)]
+        p_best |= {names[g]: float((best == g).mean()) for g in compared}
+    if compared.size > 1:
+        first, second = sorted(compared, key=lambda g: -point[g])[:2]
+        low, high = np.quantile(draws[:, first] - draws[:, second], (0.025, 0.975))
+        lead = (float(low), float(high))
+    return BootstrapResult(names, draws, point, intervals, p_best, lead)
 
 
-def _matches(
-    s: Float[np.ndarray, "n1 n2"], columns: Bool[np.ndarray, " n2"], m: int | None
-) -> Float[np.ndarray, "n1 n2"]:
-    """Coefficients that turn S into the score with the best matches of the full sample."""
-    own = np.flatnonzero(columns)
-    own = own[np.isfinite(s[:, own]).any(axis=0)]
-    rows = np.flatnonzero(np.isfinite(s[:, own]).any(axis=1))
-    left = s[np.ix_(rows, own)]
-    coefficients = np.zeros(left.shape)
-    ranked = np.argsort(-left, axis=1, kind="stable")
-    shares = subset_maximum_weights(len(own), m) if m is not None else np.eye(1, len(own))[0]
-    np.put_along_axis(coefficients, ranked, np.broadcast_to(shares / len(rows), left.shape), axis=1)
-    coefficients[left.argmax(axis=0), np.arange(len(own))] += 1 / len(own)
-    whole = np.zeros(s.shape)
-    whole[np.ix_(rows, own)] = coefficients / 2
-    return whole
-
-
-def _weighted(
-    x: Float[np.ndarray, "n1 W"],
-    y: Float[np.ndarray, "n2 W"],
-    plan: Plan,
-    s: Float[np.ndarray, "n1 n2"],
-    fixed: Float[np.ndarray, "G n1 n2"],
-    weights: Float[np.ndarray, "W R"],
-) -> Float[np.ndarray, "R G"]:
-    """The groups' scores under the weights; CKA's own values to first order."""
-    normalised = plan.estimator in NORMALISED
-    unit = np.ones((len(weights), 1), np.float32)
-    whole = _sums(x, y, plan, np.zeros_like(fixed), unit)  # for the own values of the sample
-    roots = (np.ones(len(x)), np.ones(len(y)))
-    if normalised:
-        roots = tuple(np.sqrt(np.maximum(own[:, 0], 1e-300)) for own in whole[1:])
-    sums = _sums(x, y, plan, fixed / roots[0][None, :, None] / roots[1][None, None, :], weights)
-    if not normalised:
-        return sums.groups.T
-    share = fixed * np.where(np.isfinite(s), s, 0.0)[None]
-    moved_x = sums.own_x.T / roots[0] ** 2 - 1
-    moved_y = sums.own_y.T / roots[1] ** 2 - 1
-    return sums.groups.T - 0.5 * (moved_x @ share.sum(axis=2).T + moved_y @ share.sum(axis=1).T)
-
-
-def _sums(
-    x: Float[np.ndarray, "n1 W"],
-    y: Float[np.ndarray, "n2 W"],
-    plan: Plan,
-    coefficients: Float[np.ndarray, "G n1 n2"],
-    weights: Float[np.ndarray, "W R"],
-) -> BootstrapSums:
-    """`bootstrap_sums` on sets padded to shared shapes, back on the host in float64."""
-    n1, n2 = len(x), len(y)
-    to_x, to_y = bucket(n1), bucket(n2)
-    padded = np.pad(coefficients, ((0, 0), (0, to_x - n1), (0, to_y - n2))).astype(np.float32)
-    sums = bootstrap_sums(
-        pad_rows(x, to_x),
-        pad_rows(y, to_y),
-        pad_sigma(plan.sigma_x, to_x),
-        pad_sigma(plan.sigma_y, to_y),
-        plan.words,
-        padded,
-        weights,
-        estimator=plan.estimator,
-        tile=plan.tile,
-        precision=plan.precision,
-        minus_one=jnp.expm1 if plan.cancels else exp_minus_one,
-        epsilon=plan.epsilon,
-    )
-    groups, own_x, own_y = (np.asarray(part, np.float64) for part in sums)
-    return BootstrapSums(groups, own_x[:n1], own_y[:n2])
+def stratified_permutations(
+    strata: Int[np.ndarray, " N"], n: int, seed: int
+) -> Int[np.ndarray, "n N"]:
+    """n random orders of the words, each within its stratum (`pool_strata` labels)."""
+    generator = np.random.default_rng(seed)
+    orders = np.tile(np.arange(len(strata)), (n, 1))
+    for label in np.unique(strata):
+        words = np.flatnonzero(strata == label)
+        orders[:, words] = generator.permuted(np.tile(words, (n, 1)), axis=1)
+    return orders
 
 
 def permutation_test(
@@ -248,74 +229,67 @@ def permutation_test(
     settings: SpectrumSettings | None = None,
     window: Sequence[int] | None = None,
     *,
-    n: int = 499,
+    n: int = 200,
     seed: int = 0,
-) -> PermutationTest:
-    """Moves the words of the shared neurons within their token counts n times, and compares each
-    bridge with the highest of all bridges under the null (so p-values are for the best of G)."""
-    compared = _compare(probe, shared, bridges, settings, window)
-    rng = np.random.default_rng(seed)
-    orders = orders_within(strata(probe.n_tokens), n, rng)
-    identity = np.arange(orders.shape[1])[None]
-    orders = np.concatenate([identity, orders]).astype(np.int32)
-    means = np.zeros((n + 1, len(compared.bridges)))
-    for layer in compared.layers:
-        means += _permuted_layer(layer, compared, orders)
-    means /= max(1, len(compared.layers))
-    # Row 0 is the sample itself, by the same low-rank factors as its permutations.
-    highest = means[1:].max(axis=1)
-    p = {
-        b: float((1 + (highest >= means[0, g]).sum()) / (n + 1))
-        for g, b in enumerate(compared.bridges)
+) -> PermutationResult:
+    """Permute the words of the shared neurons within strata of the token count, n times.
+
+    Every pair is recomputed and re-matched. A bridge's p-value is the share of permutations,
+    itself included, whose *largest* mean over the bridges reaches the bridge's own, which holds
+    the error over all bridges together. Raises as `language_spectrum` does.
+    """
+    chosen = _chosen_layers(probe, shared, bridges, settings, window)
+    strata = pool_strata(np.asarray(probe.strata))
+    orders = np.concatenate(
+        [np.arange(len(strata))[None], stratified_permutations(strata, n, seed)]
+    )
+    scores = np.full((n + 1, len(bridges), len(probe.values)), np.nan)
+    lost = 0.0
+    sizes = common_sizes([(len(block.x), len(block.y)) for block in chosen.blocks])
+    for block, size in zip(chosen.blocks, sizes, strict=True):
+        drawn, left_out = _permuted_scores(block, size, orders, chosen)
+        scores[:, list(block.bridges), block.layer] = drawn
+        lost = max(lost, left_out)
+    means = weighted_means(scores, chosen.weights)
+    largest = np.nanmax(means[1:], axis=1, initial=-np.inf)
+    p_values = {
+        name: float((1 + (largest >= means[0, g]).sum()) / (n + 1))
+        for g, name in enumerate(bridges)
+        if not math.isnan(means[0, g])
     }
-    return PermutationTest(p, highest)
-
-
-def _permuted_layer(
-    layer: Layer, compared: _Compared, orders: np.ndarray
-) -> Float[np.ndarray, "R G"]:
-    m = compared.size(layer)
-    if compared.settings.bandwidth == "variable_median":
-        blocks = _permuted(layer.x, layer.y, compared.settings, orders)
-        return np.concatenate(
-            [
-                np.stack([set_score(s[..., layer.columns[g]], m) for g in compared.columns], 1)
-                for s in blocks
-            ]
-        )
-    found = []
-    for g in compared.columns:
-        blocks = _permuted(layer.x, layer.bridge_rows(g), compared.settings, orders)
-        found.append(np.concatenate([set_score(s, m) for s in blocks]))
-    return np.stack(found, axis=1)
-
-
-def _permuted(
-    x: Float[np.ndarray, "n1 W"],
-    y: Float[np.ndarray, "n2 W"],
-    settings: SpectrumSettings,
-    orders: np.ndarray,
-) -> Iterator[Float[np.ndarray, "R n1 n2"]]:
-    """S with the words of x in every order, some orders at a time."""
-    plan = make_plan(x, y, estimator=settings.estimator, bandwidth=settings.bandwidth)
-    left = _factors(x, np.asarray(plan.sigma_x), plan.epsilon)
-    right = _factors(y, np.asarray(plan.sigma_y), plan.epsilon)
-    for start in range(0, len(orders), PERMUTATIONS_AT_ONCE):
-        part = orders[start : start + PERMUTATIONS_AT_ONCE]
-        missing = PERMUTATIONS_AT_ONCE - len(part)
-        whole = np.concatenate([part, np.repeat(part[:1], missing, axis=0)])
-        values = permuted_values(
-            left, right, whole, estimator=plan.estimator, precision=plan.precision
-        )
-        yield np.asarray(values, np.float64)[: len(part), : len(x), : len(y)]
+    return PermutationResult(tuple(bridges), p_values, means[0], means[1:], lost)
 
 
 def _factors(
-    rows: Float[np.ndarray, "n W"], sigma: Float[np.ndarray, " n"], epsilon: float
-) -> FactorSet:
-    """Low-rank factors of the rows' Gram matrices, padded to shared shapes."""
-    found = centred_factors(host_standardise(rows, epsilon), sigma.astype(np.float64))
-    n, rank = found.centred.shape[:2]
-    more = bucket(n) - n
-    centred = np.pad(found.centred, ((0, more), (0, -rank % 4), (0, 0)))
-    return factor_set(centred, np.pad(found.raw_rows, ((0, more), (0, 0))))
+    rows: Float[np.ndarray, "n N"], sigma: Float[np.ndarray, " n"], size: int, epsilon: float
+) -> tuple[FactorSet, float]:
+    """Factors of one side, padded to `size` variables and an even rank; and what they lose."""
+    found = centred_factors(api.host_standardise(rows, epsilon), sigma)
+    more, even = size - len(rows), found.centred.shape[1] % 2
+    centred = np.pad(found.centred, ((0, more), (0, even), (0, 0)))
+    raw_rows = np.pad(found.raw_rows, ((0, more), (0, 0)))
+    return jax.device_put(factor_set(centred, raw_rows)), float(found.lost.max())
+
+
+def _permuted_scores(
+    block: Block, size: tuple[int, int], orders: Int[np.ndarray, "B N"], chosen: _Chosen
+) -> tuple[Float[np.ndarray, "B b"], float]:
+    """Scores of the block's bridges under every order of the words of its shared neurons."""
+    x, lost_x = _factors(block.x, block.sigma_x, size[0], block.epsilon)
+    y, lost_y = _factors(block.y, block.sigma_y, size[1], block.epsilon)
+    n1, n2 = len(block.x), len(block.y)
+    missing = -len(orders) % PERMUTATIONS_AT_ONCE
+    padded = np.pad(orders, ((0, missing), (0, 0)), mode="edge").astype(np.int32)
+    scores = []
+    for at in range(0, len(padded), PERMUTATIONS_AT_ONCE):
+        values = permuted_values(
+            x,
+            y,
+            padded[at : at + PERMUTATIONS_AT_ONCE],
+            estimator=chosen.settings.estimator,
+            precision="highest",
+        )
+        own = np.asarray(values)[:, :n1, :n2]
+        scores.append(block_scores(block, own, chosen.sets, chosen.settings))
+    drawn = np.concatenate(scores, axis=1)[:, : len(orders)]
+    return drawn.T, max(lost_x, lost_y)

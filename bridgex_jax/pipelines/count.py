@@ -61,8 +61,8 @@ def count_languages(
     n_tokens = budget * sum(next(iter(rows.values()))[0].scope)
     if n_tokens < FEW_TOKENS:
         console.warn(
-            f"only {n_tokens:,} tokens are counted in each language (the smallest corpus decides); "
-            f"neuron sets are steady from about {FEW_TOKENS:,}"
+            f"{n_tokens:,} tokens are counted in each language; neuron sets are steady from about "
+            f"{FEW_TOKENS:,}"
         )
     batch = settings.batch_size or max(1, 16_384 // length)
     with console.progress("counting", budget * len(rows), "rows") as progress:

@@ -42,6 +42,7 @@ from bridgex_jax.pipelines.select import (
     make_sets,
     pair_sets,
     read_probes,
+    score_name,
     score_pair,
     union_neurons,
 )
@@ -60,6 +61,7 @@ class DemoSettings:
     """seed: of resampling. Everything else that the demo decides stands here, to be seen."""
 
     seed: int = 0
+    tokens: int = 24_000  # counted a language: half of what a study should have, for time
     words: int = 150  # evaluated a direction; all of them take several minutes on two cores
     batch_size: int = 256
     top_rate: float = 0.10  # a small model's sets are empty in most layers at 0.01
@@ -174,7 +176,8 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
         languages = (*poor, *bridges)
         with run.stage("count"):
             corpora = {code: cldr_corpus(code, mix["seed"] + 1) for code in languages}
-            counts = count_languages(model, corpora, CountSettings(), mesh, console, run.part)
+            budget = CountSettings(tokens=settings.tokens)
+            counts = count_languages(model, corpora, budget, mesh, console, run.part)
             sets = make_sets(counts, select, console)
         with run.stage("choose"):
             selections = choose_all(model, poor, bridges, held, sets, select, console)
@@ -208,7 +211,7 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
             dictionaries=(dictionary_source(concept_dictionary(poor[0], poor[1], held.probe)),),
             warnings=tuple(console.warnings),
             evaluation=evaluation,
-            score_name=str(next(iter(selections.values())).spectrum.notes.get("score", "score")),
+            score_name=score_name(select.spectrum),
         )
         publish(run, report)
     return DemoResult(report, out)
@@ -252,7 +255,7 @@ def _only(values: ProbeValues, pair: Any) -> ProbeValues:
     return ProbeValues(
         [layer[keep] for layer, keep in zip(values.values, kept, strict=True)],
         wanted,
-        values.n_tokens,
+        values.strata,
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridgex_jax.bridge.significance import BootstrapResult
 from bridgex_jax.data.dictionaries import Dictionary
 from bridgex_jax.report.content import (
     BridgeRank,
@@ -37,7 +38,7 @@ def pair_report(selection: Selection, stored: PairSpectrum, words: Dictionary) -
     rows = []
     for g, bridge in enumerate(stored.bridges):
         comparable = bridge in choice.means and bridge not in choice.not_comparable
-        low, high = boot.interval[bridge] if boot and bridge in boot.interval else (np.nan,) * 2
+        low, high = boot.intervals[bridge] if boot and bridge in boot.intervals else (np.nan,) * 2
         rows.append(
             BridgeRank(
                 bridge,
@@ -60,9 +61,9 @@ def pair_report(selection: Selection, stored: PairSpectrum, words: Dictionary) -
         compared=tuple(compared),
         runner_up=choice.runner_up,
         margin=choice.margin,
-        tied_with=boot.tied_with(choice.bridge, APART) if boot and choice.bridge else (),
-        resamples=boot.n if boot else 0,
-        permutations=permuted.n if permuted else 0,
+        tied_with=tied_with(boot, choice.bridge) if boot and choice.bridge else (),
+        resamples=len(boot.draws) if boot else 0,
+        permutations=len(permuted.null) if permuted else 0,
         n_words=len(selection.probe.words),
         words=selection.probe.steps,
         examples=tuple(
@@ -70,6 +71,17 @@ def pair_report(selection: Selection, stored: PairSpectrum, words: Dictionary) -
         ),
         probe_words=selection.probe.words,
         spectrum=stored,
+    )
+
+
+def tied_with(boot: BootstrapResult, bridge: str) -> tuple[str, ...]:
+    """The bridges that the chosen one does not beat in 95 % of the resamples."""
+    own = boot.draws[:, boot.bridges.index(bridge)]
+    return tuple(
+        other
+        for other in boot.intervals
+        if other != bridge
+        and float((own > boot.draws[:, boot.bridges.index(other)]).mean()) < APART
     )
 
 

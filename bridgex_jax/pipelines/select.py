@@ -18,8 +18,13 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from bridgex_jax import runtime
-from bridgex_jax.bridge.choice import BridgeChoice, choose_bridge, layer_window
-from bridgex_jax.bridge.significance import Bootstrap, PermutationTest, bootstrap, permutation_test
+from bridgex_jax.bridge.choice import BridgeChoice, checked_window, choose_bridge
+from bridgex_jax.bridge.significance import (
+    BootstrapResult,
+    PermutationResult,
+    bootstrap,
+    permutation_test,
+)
 from bridgex_jax.bridge.spectrum import (
     ProbeValues,
     Spectrum,
@@ -134,8 +139,8 @@ class Selection:
     spectrum: Spectrum
     window: tuple[int, ...]
     choice: BridgeChoice
-    bootstrap: Bootstrap | None
-    permutation: PermutationTest | None
+    bootstrap: BootstrapResult | None
+    permutation: PermutationResult | None
 
 
 def settings_from(args: Mapping[str, Any]) -> SelectSettings:
@@ -328,14 +333,8 @@ def score_pair(
 ) -> Selection:
     """Stages 6 and 7, with the bootstrap interval and the permutation test."""
     n_layers = pair.shared.shape[0]
-    window = layer_window(n_layers)
-    if settings.layers is not None:
-        window = list(range(settings.layers[0], settings.layers[1] + 1))
-        if window[-1] >= n_layers:
-            raise InputError(
-                f"--layers {window[0]}-{window[-1]} goes beyond the model's {n_layers} layers",
-                remedy=f"give layers from 0 to {n_layers - 1}",
-            )
+    given = settings.layers and range(settings.layers[0], settings.layers[1] + 1)
+    window = checked_window(list(given) if given else None, n_layers)
     spectrum = language_spectrum(values, pair.shared, pair.bridges, settings.spectrum)
     choice = choose_bridge(spectrum, window, settings.spectrum.compat)
     boot = permuted = None
@@ -391,7 +390,7 @@ def select_bridge(
     def read() -> dict[str, np.ndarray]:
         values = read_probes(model, [probe], neurons, settings, mesh, console)[0]
         layers = {f"layer-{i}": layer for i, layer in enumerate(values.values)}
-        return layers | {"n_tokens": values.n_tokens}
+        return layers | {"n_tokens": values.strata}
 
     stored = part("probe-values", read)
     layers = [stored[f"layer-{i}"] for i in range(len(neurons))]
@@ -451,8 +450,19 @@ def run_select(
             selection, sets, counts = select_bridge(
                 model, request, settings, counts=counts, console=console, part=run.part
             )
-        report = _publish(run, model, request, selection, sets, counts, console)
+        report = _publish(run, model, request, selection, sets, counts, settings, console)
     return SelectResult(report, out)
+
+
+def _lost(selection: Selection) -> float | None:
+    """The largest share of a kernel that the permutation test's low rank leaves out."""
+    return None if selection.permutation is None else selection.permutation.lost
+
+
+def score_name(settings: SpectrumSettings) -> str:
+    """How figures and tables call the score."""
+    resolved = settings.resolved()
+    return f"{resolved.estimator}{', size-matched' if resolved.size_matching else ''}"
 
 
 def _publish(
@@ -462,12 +472,13 @@ def _publish(
     selection: Selection,
     sets: LanguageSets,
     counts: Mapping[str, LanguageCounts],
+    settings: SelectSettings,
     console: Console,
 ) -> Report:
     run.record(
         model=model_facts(model),
         devices=runtime.describe_devices(),
-        implementation=selection.spectrum.notes,
+        implementation=selection.spectrum.notes | {"lost_by_permutation": _lost(selection)},
         data={
             "dictionary": {
                 "files": request.words.files,
@@ -496,7 +507,7 @@ def _publish(
         corpora=tuple(corpus_source(counts[c], stability[c]) for c in sets.languages),
         dictionaries=(dictionary_source(request.words),),
         warnings=tuple(console.warnings),
-        score_name=str(spectrum.notes.get("score", "score")),
+        score_name=score_name(settings.spectrum),
     )
     publish(run, report)
     return report

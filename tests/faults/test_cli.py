@@ -98,7 +98,7 @@ BAD = [
             "o",
         ),
         "gone.txt",
-    ),  # fmt: skip
+    ),
     (("select", "x", "--source", "id", "--target", "he", "--out", "o"), "--dictionary is missing"),
     (("select", "x", "--source", "id", "--target", "he", "--top-rate", "7", "--out", "o"), "7"),
     (("select", "x", "--source", "id", "--target", "he", "--layers", "9-3", "--out", "o"), "9-3"),
@@ -120,7 +120,7 @@ BAD = [
             "o",
         ),
         "template",
-    ),  # fmt: skip
+    ),
     (("report", "gone"), "gone"),
     (("count", "gone-model", "--corpus", "cldr", "--out", "o"), "gone-model"),
 ]
