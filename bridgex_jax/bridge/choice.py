@@ -110,7 +110,7 @@ def choose_bridge(
     weights = mean_weights(present, layers, compat)
     means = weighted_means(spectrum.score, weights)
     coverage = present[:, layers].mean(axis=1)
-    enough = coverage >= MIN_COVERAGE if compat is None else weights.any(axis=1)
+    enough = (coverage >= MIN_COVERAGE) if compat is None else weights.any(axis=1)
     order = [g for g in np.argsort(-means, kind="stable") if not math.isnan(means[g])]
     return BridgeChoice(
         bridge=names[order[0]] if order else None,
@@ -118,6 +118,6 @@ def choose_bridge(
         margin=float(means[order[0]] - means[order[1]]) if len(order) > 1 else math.nan,
         coverage={name: float(coverage[g]) for g, name in enumerate(names)},
         layers=tuple(int(at) for at in np.flatnonzero(weights.any(axis=0))),
-        not_comparable=tuple(name for g, name in enumerate(names) if not enough[g]),
+        not_comparable=tuple(names[g] for g in np.flatnonzero(~enough)),
         runner_up=names[order[1]] if len(order) > 1 else None,
     )

@@ -130,7 +130,9 @@ def remove_stratum_means(
     return values - means @ member
 
 
-def _rows_of(probe: ProbeValues, layer: int, wanted: Bool[np.ndarray, " F"]) -> Int[np.ndarray, " k"]:
+def _rows_of(
+    probe: ProbeValues, layer: int, wanted: Bool[np.ndarray, " F"]
+) -> Int[np.ndarray, " k"]:
     """Positions in probe.values[layer] of the wanted neurons, in order of their ids."""
     ids = np.asarray(probe.neurons[layer])
     order = np.argsort(ids, kind="stable")

@@ -11,7 +11,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -268,7 +267,7 @@ def _factors(
     more, even = size - len(rows), found.centred.shape[1] % 2
     centred = np.pad(found.centred, ((0, more), (0, even), (0, 0)))
     raw_rows = np.pad(found.raw_rows, ((0, more), (0, 0)))
-    return jax.device_put(factor_set(centred, raw_rows)), float(found.lost.max())
+    return factor_set(centred, raw_rows), float(found.lost.max())
 
 
 def _permuted_scores(
@@ -278,14 +277,15 @@ def _permuted_scores(
     x, lost_x = _factors(block.x, block.sigma_x, size[0], block.epsilon)
     y, lost_y = _factors(block.y, block.sigma_y, size[1], block.epsilon)
     n1, n2 = len(block.x), len(block.y)
-    missing = -len(orders) % PERMUTATIONS_AT_ONCE
-    padded = np.pad(orders, ((0, missing), (0, 0)), mode="edge").astype(np.int32)
+    parts = -(-len(orders) // PERMUTATIONS_AT_ONCE)
+    at_once = -(-len(orders) // parts)
+    padded = np.pad(orders, ((0, parts * at_once - len(orders)), (0, 0)), mode="edge")
     scores = []
-    for at in range(0, len(padded), PERMUTATIONS_AT_ONCE):
+    for part in np.split(padded.astype(np.int32), parts):
         values = permuted_values(
             x,
             y,
-            padded[at : at + PERMUTATIONS_AT_ONCE],
+            part,
             estimator=chosen.settings.estimator,
             precision="highest",
         )

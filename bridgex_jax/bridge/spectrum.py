@@ -126,5 +126,5 @@ def block_values(
         rank = plan.rank and next(r for r in (4, 6, 8, 10, 12) if r >= plan.rank)
         plan = dataclasses.replace(plan, tile=tile, cancels=cancels, rank=rank)
         result = api.run_padded(block.x, block.y, plan, size)
-        results.append((block, np.asarray(result.values), plan.implementation))
+        results.append((block, result.values, plan.implementation))
     return results

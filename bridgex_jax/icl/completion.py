@@ -94,8 +94,10 @@ def complete(
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[str]:
     """The continuation of every prompt as text; a prompt that occurs twice is computed once."""
+    if not prompts:
+        return []
     distinct = list(dict.fromkeys(prompts))
-    coded = model.tokenizer(distinct)["input_ids"] if distinct else []
+    coded = model.tokenizer(distinct)["input_ids"]
     encoded = [Encoded(tuple(ids), (False,) * len(ids)) for ids in coded]
     generated = complete_ids(
         model,

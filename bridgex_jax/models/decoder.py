@@ -4,8 +4,7 @@ Every block returns its taps as values (no ``sow``) and the scan over layers sta
 ``[L, …]``. A ``reduce`` function may shrink the taps inside the layer, so that no
 ``[L, B, T, F]`` array is ever made. Site names follow the field (TransformerLens, nnsight);
 ``mlp_gate_act`` = act(gate_proj(x)), before the product with up_proj, is the neuron of the
-papers that this project serves. Axes: L B T D F N K H V (axes.py); S = key positions,
-P = those of a prefix.
+papers that this project serves. Axes: L B T D F N K H V (axes.py); S = key positions.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bridgex_jax.models.config import DecoderConfig
 from bridgex_jax.models.rope import rope_frequencies, rope_tables, rotate
@@ -132,8 +131,6 @@ class Block(nn.Module):
             k = RMSNorm(cfg.norm_eps, name="k_norm")(k)
         q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
         keys, values, cache = read_and_write(cache, layer["index"], attend.slot, k, v)
-        if "prefix" in layer:
-            keys, values = put_before(layer["prefix"], (keys, values))
         mask = layer_mask(attend, layer.get("window"))
         taps["z"] = z = attention(q, keys, values, mask)
         taps["attn_out"] = h = Projection((cfg.d_model,), cfg.o_bias, std, n_in=2, name="o")(z)
@@ -168,7 +165,6 @@ class Decoder(nn.Module):
         cache: tuple[Array, Array] | None,
         layer_inputs: PyTree,
         context: PyTree,
-        prefix: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array, PyTree, PyTree]:
         cfg = self.config
         normal = nn.initializers.normal(cfg.initializer_range)
@@ -181,8 +177,6 @@ class Decoder(nn.Module):
         if any(cfg.sliding_window):
             everything = jnp.iinfo(jnp.int32).max
             layers["window"] = jnp.asarray([w or everything for w in cfg.sliding_window], jnp.int32)
-        if prefix is not None:
-            layers["prefix"] = prefix
 
         carry = (embeddings, cache)
         if self.unroll and not self.is_initializing():
@@ -251,16 +245,6 @@ def attention(
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
 
-def put_before(
-    prefix: tuple[Shaped[Array, "1 P *rest"], ...], own: tuple[Shaped[Array, "B S *rest"], ...]
-) -> tuple[Shaped[Array, "B P+S *rest"], ...]:
-    """What belongs to the tokens that all rows begin with, then what belongs to each row's own."""
-    return tuple(
-        jnp.concatenate([jnp.broadcast_to(p, (row.shape[0], *p.shape[1:])), row], axis=1)
-        for p, row in zip(prefix, own, strict=True)
-    )
-
-
 def layer_mask(attend: Attend, window: Int[Array, ""] | None) -> Bool[Array, "B 1 T S"]:
     """The causal mask, cut to the layer's sliding window where the model has one."""
     if window is None:
@@ -274,12 +258,7 @@ def token_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def make_attend(
-    config: DecoderConfig,
-    mask: Bool[Array, "B T"],
-    cache: KVCache | None,
-    prefix: KVCache | None = None,
-) -> Attend:
+def make_attend(config: DecoderConfig, mask: Bool[Array, "B T"], cache: KVCache | None) -> Attend:
     """Positions, rotation and the causal mask of a call, made once for all layers."""
     if cache is None:
         positions = key_positions = token_positions(mask)
@@ -290,12 +269,6 @@ def make_attend(
         slot, zero = cache.length, jnp.zeros((), jnp.int32)
         key_positions = jax.lax.dynamic_update_slice(cache.positions, positions, (zero, slot))
         filled = jax.lax.dynamic_update_slice(cache.filled, mask, (zero, slot))
-    if prefix is not None:
-        start = jnp.sum(prefix.filled, axis=1, dtype=jnp.int32)[:, None]
-        positions, key_positions = positions + start, key_positions + start
-        key_positions, filled = put_before(
-            (prefix.positions, prefix.filled), (key_positions, filled)
-        )
     causal = key_positions[:, None, :] <= positions[:, :, None]
     frequencies, factor = rope_frequencies(config.rope, config.head_dim, key_positions.shape[1])
     return Attend(
@@ -305,6 +278,25 @@ def make_attend(
         mask=(causal & filled[:, None, :])[:, None],
         rotation=rope_tables(positions, frequencies, factor),
         slot=slot,
+    )
+
+
+def tree_attend(
+    config: DecoderConfig, positions: Int[Array, "B T"], ancestors: Bool[Array, "B T T"]
+) -> Attend:
+    """Attention in rows that hold several texts as a tree: a token sees its ancestors and itself.
+
+    `positions` are depths in the tree: a text gives the same values as in a row of its own, as
+    long as it is within the context that the model was trained on.
+    """
+    frequencies, factor = rope_frequencies(config.rope, config.head_dim)
+    return Attend(
+        positions=positions,
+        key_positions=positions,
+        filled=jnp.ones(positions.shape, bool),
+        mask=ancestors[:, None],
+        rotation=rope_tables(positions, frequencies, factor),
+        slot=None,
     )
 
 
@@ -342,34 +334,27 @@ def run_decoder(
     config: DecoderConfig,
     params: PyTree,
     tokens: Int[Array, "B T"],
-    mask: Bool[Array, "B T"],
+    mask: Bool[Array, "B T"] | Attend,
     *,
     reduce: Reduce = _keep,
     layer_inputs: PyTree = None,
     context: PyTree = None,
     cache: KVCache | None = None,
-    prefix: KVCache | None = None,
     unroll: bool = False,
 ) -> tuple[Output, Float[Array, "B T D"]]:
     """The pure core under `forward`, capture, generation and training; jit it where it is used.
 
     Args:
-      mask: True at real tokens; rows may be padded on the left or on the right.
+      mask: True at real tokens, padding on the left or on the right; or who sees whom.
       reduce: what each layer returns; sees that layer's slice of `layer_inputs` and `context`.
       cache: filled slots of earlier tokens; this call's tokens are appended.
-      prefix: what all rows begin with, a cache of batch 1, read only; not together with `cache`.
 
     Returns the output and the embeddings [B, T, D].
     """
-    if cache is not None and prefix is not None:
-        raise ValueError("a prefix goes without a cache: write it to the cache instead")
-    attend = make_attend(config, mask, cache, prefix)
+    attend = mask if isinstance(mask, Attend) else make_attend(config, mask, cache)
     kv = None if cache is None else (cache.keys, cache.values)
-    before = None if prefix is None else (prefix.keys, prefix.values)
     module = Decoder(config, reduce, unroll)
-    values: Any = module.apply(
-        {"params": params}, tokens, attend, kv, layer_inputs, context, before
-    )
+    values: Any = module.apply({"params": params}, tokens, attend, kv, layer_inputs, context)
     hidden, embeddings, taps, kv = values
     if cache is not None:
         grown = cache.length + jnp.asarray(tokens.shape[1], jnp.int32)

@@ -1,7 +1,7 @@
 """`forward`: tokens in, logits and named activations out, in one jitted call.
 
 For looking at whole activations and for parity; counts, means and chosen neurons of many prompts
-go through `bridgex_jax.capture`, which reduces inside the layer. Axes: L B T V (axes.py).
+go through `bridgex_jax.activations`, which reduces inside the layer. Axes: L B T V (axes.py).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,12 +26,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from bridgex_jax import runtime
-from bridgex_jax.capture.reducers import TreeMean
-from bridgex_jax.capture.run import _tree_step, probe_prompts, probe_values
-from bridgex_jax.capture.tree import tree_batches
+from bridgex_jax.activations.reducers import TreeMean
+from bridgex_jax.activations.run import probe_prompts, probe_values, tree_step
+from bridgex_jax.activations.tree import tree_batches
 from bridgex_jax.data.batching import Batch, Encoded, bucketed
 from bridgex_jax.data.cldr import read_concepts
 from bridgex_jax.data.prompts import Prompt, word_prompt
+from bridgex_jax.kernels.hsic.bench import SIZES, bench
 from bridgex_jax.models.config import DecoderConfig, RopeConfig
 from bridgex_jax.models.decoder import init_params
 from bridgex_jax.models.load import Model
@@ -105,12 +107,15 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    def number(key: str, after: str) -> str:
-        return "-" if row[key] is None else f"{row[key]:.3g}{after}"
+    def number(key: str, unit: str) -> str:
+        value = row[key]
+        if value is None:
+            return "-"
+        return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
 
     target = "" if row["target"] is None else f">= {row['target']:g}"
-    ours, other = (number(key, f" {row['unit']}") for key in ("ours", "other"))
-    return number("ratio", " x"), target, row["benchmark"], ours, other, row["what"]
+    ours, other = (number(key, row["unit"]) for key in ("ours", "other"))
+    return number("ratio", "x"), target, row["benchmark"], ours, other, row["what"]
 
 
 def _row(
@@ -402,7 +407,7 @@ def _step_memory(what: str, config: DecoderConfig, n_words: int, n_chosen: int) 
     """A step on the default batch, compiled for shapes alone, in float32."""
     params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     batch = next(iter(tree_batches(_random_prompts(config, 256), 64)))
-    step = jax.jit(lambda *args: _tree_step(*args, TreeMean())).lower(
+    step = jax.jit(lambda *args: tree_step(*args, TreeMean())).lower(
         Model(config, params), *batch.arrays(), np.zeros((config.n_layers, n_chosen), np.int32)
     )
     analysis: Any = step.compile().memory_analysis()
@@ -467,4 +472,24 @@ def _peak_of_process(n_words: int) -> float:
 
 
 def bench_hsic(repeats: int, console: Console) -> list[Row]:
-    return []
+    """HSIC of all pairs of two sets, against the released double loop (kernels/hsic/bench.py)."""
+    with console.progress("hsic", len(SIZES), "sizes") as progress:
+        found = []
+        for size in SIZES:
+            found += bench([size], repeats=repeats)
+            progress(1)
+    return [
+        _row(
+            "hsic",
+            f"{row.n1} x {row.n2} x {row.n_words}, {row.estimator}, {row.bandwidth}, "
+            f"{row.implementation} : released double loop",
+            row.milliseconds,
+            row.released_milliseconds,
+            unit="ms",
+            ratio=row.ratio,
+            target=500 if (row.n1, row.implementation) == (64, "features") else None,
+            note=f"error {row.error:.1e} of the largest entry"
+            + ("" if isnan(row.released_error) else f"; released {row.released_error:.1e}"),
+        )
+        for row in found
+    ]

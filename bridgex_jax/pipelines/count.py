@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bridgex_jax import runtime
-from bridgex_jax.capture.run import Statistics, count_activations
+from bridgex_jax.activations.run import Statistics, count_activations
 from bridgex_jax.data.batching import Encoded, bucketed, pack_lines
 from bridgex_jax.data.corpora import Corpus
 from bridgex_jax.errors import InputError

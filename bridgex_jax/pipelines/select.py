@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from bridgex_jax import runtime
+from bridgex_jax.activations.run import probe_prompts
 from bridgex_jax.bridge.choice import BridgeChoice, checked_window, choose_bridge
 from bridgex_jax.bridge.significance import (
     BootstrapResult,
@@ -31,7 +32,6 @@ from bridgex_jax.bridge.spectrum import (
     SpectrumSettings,
     language_spectrum,
 )
-from bridgex_jax.capture.run import probe_prompts
 from bridgex_jax.data.batching import Encoded, Scope, encode_prompts, extend
 from bridgex_jax.data.corpora import Corpus
 from bridgex_jax.data.dictionaries import Dictionary

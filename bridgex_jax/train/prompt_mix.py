@@ -162,13 +162,15 @@ class PromptMix:
     def _weigh(
         self, weights: dict[tuple[str, ...], float]
     ) -> tuple[list[tuple[tuple[str, ...], list[int]]], NDArray[np.float64]]:
+        seen = {
+            pair: np.array([self.seen(concept, *pair) for concept in self._concepts])
+            for pair in itertools.combinations(self.config.languages, 2)
+        }
+        seen |= {(b, a): mask for (a, b), mask in seen.items()}
         routes, p = [], []
         for route, weight in weights.items():
-            allowed = [
-                i
-                for i, concept in enumerate(self._concepts)
-                if all(self.seen(concept, a, b) for a, b in itertools.combinations(route, 2))
-            ]
+            pairs = itertools.combinations(route, 2)
+            allowed = np.flatnonzero(np.logical_and.reduce([seen[pair] for pair in pairs])).tolist()
             if weight > 0 and allowed:
                 routes.append((route, allowed))
                 p.append(weight * len(allowed))

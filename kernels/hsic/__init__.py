@@ -1,4 +1,4 @@
-"""HSIC between sets of one-dimensional variables; README.md beside this file has the mathematics."""
+"""HSIC between sets of one-dimensional variables; the mathematics stand in README.md."""
 
 from .api import HsicResult, Plan, hsic, hsic_planned, make_plan
 from .estimators import ESTIMATORS

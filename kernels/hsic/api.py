@@ -73,6 +73,15 @@ class HsicResult(NamedTuple):
     ok_y: jax.Array
 
 
+class HostResult(NamedTuple):
+    """`HsicResult` on the host."""
+
+    values: np.ndarray
+    bound: float
+    ok_x: np.ndarray
+    ok_y: np.ndarray
+
+
 @jax.jit
 def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan) -> HsicResult:
     """HSIC of raw x [n1, N] and y [n2, N] as planned: pure, jit-able, vmappable, differentiable.
@@ -81,26 +90,27 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan) -> HsicResult:
     their row or column and False in `ok`. Derivatives hold the bandwidths fixed.
     """
     _check_shapes(x.shape, y.shape, plan.estimator)
-    z_x, ok_x = bandwidths.standardise(x.astype(jnp.float32), plan.words, plan.epsilon)
-    z_y, ok_y = bandwidths.standardise(y.astype(jnp.float32), plan.words, plan.epsilon)
-    ok_x, sigma_x = _usable(ok_x, plan.sigma_x)
-    ok_y, sigma_y = _usable(ok_y, plan.sigma_y)
-    arguments = (z_x, z_y, sigma_x, sigma_y, plan.words)
+    words = jnp.asarray(plan.words)
+    z_x, ok_x = bandwidths.standardise(x.astype(jnp.float32), words, plan.epsilon)
+    z_y, ok_y = bandwidths.standardise(y.astype(jnp.float32), words, plan.epsilon)
+    ok_x, sigma_x = _usable(ok_x, jnp.asarray(plan.sigma_x))
+    ok_y, sigma_y = _usable(ok_y, jnp.asarray(plan.sigma_y))
+    arguments = (z_x, z_y, sigma_x, sigma_y, words)
     both = ok_x[:, None] & ok_y[None, :]
     bound = jnp.zeros((), jnp.float32)
     if plan.implementation == "features":
         rank = plan.rank or MAX_RANK
         sums = feature_sums(*arguments, rank=rank, precision=plan.precision)
-        values = combine(plan.estimator, *sums, plan.words)
-        left = remainder(z_x, sigma_x, plan.words, rank)
-        right = remainder(z_y, sigma_y, plan.words, rank)
-        bounds = error_bound(plan.estimator, values, left, right, sums[1:], plan.words)
+        values = combine(plan.estimator, *sums, words)
+        left = remainder(z_x, sigma_x, words, rank)
+        right = remainder(z_y, sigma_y, words, rank)
+        bounds = error_bound(plan.estimator, values, left, right, sums[1:], words)
         bound = jnp.max(jnp.where(both & jnp.isfinite(values), bounds, 0.0))
     else:
         minus_one = jnp.expm1 if plan.cancels else exp_minus_one
         form = Form(minus_one, plan.estimator in DEBIASED)
         sums = exact_sums(*arguments, tile=plan.tile, precision=plan.precision, form=form)
-        values = combine(plan.estimator, *sums, plan.words)
+        values = combine(plan.estimator, *sums, words)
     return HsicResult(jnp.where(both, values, jnp.nan), bound, ok_x, ok_y)
 
 
@@ -150,7 +160,8 @@ def _host_rows(name: str, value: jax.Array | np.ndarray) -> np.ndarray:
     return rows
 
 
-def _standardised(rows: np.ndarray, epsilon: float) -> np.ndarray:
+def host_standardise(rows: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
+    """Rows [n, N] less their mean, over their deviation (ddof 1) + epsilon, in float64."""
     centred = rows - rows.mean(axis=1, keepdims=True)
     return centred / (rows.std(axis=1, ddof=1, keepdims=True) + epsilon)
 
@@ -172,7 +183,20 @@ def host_set_median(x: np.ndarray, y: np.ndarray) -> float:
     )
 
 
-_variable_median = jax.jit(bandwidths.variable_median)
+_sorted_median = jax.jit(bandwidths.sorted_median)
+
+
+def host_variable_median(z: np.ndarray) -> np.ndarray:
+    """`bandwidth.variable_median` of host rows z [n, N], in batches of one shape: [n]."""
+    batch, missing = 64, -z.shape[1] % 32
+    ordered = np.sort(np.asarray(z, np.float32), axis=1)  # many times as fast as XLA's
+    padded = np.pad(ordered, ((0, -len(z) % batch), (0, missing)), constant_values=np.inf)
+    padded[len(z) :, : z.shape[1]] = 0.0
+    n_words = np.int32(z.shape[1])
+    medians = [
+        _sorted_median(padded[at : at + batch], n_words) for at in range(0, len(padded), batch)
+    ]
+    return np.concatenate([np.asarray(median) for median in medians])[: len(z)]
 
 
 def _given_sigma(name: str, sigma: Any, n: int) -> np.ndarray:
@@ -191,15 +215,14 @@ def _given_sigma(name: str, sigma: Any, n: int) -> np.ndarray:
 def _host_sigma(bandwidth: Any, z_x: np.ndarray, z_y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bandwidths [n1] and [n2] of standardised rows, checked."""
     if isinstance(bandwidth, str) and bandwidth == "set_median":
-        sigma = host_set_median(z_x, z_y)
-        return np.full(len(z_x), sigma), np.full(len(z_y), sigma)
+        released = host_set_median(z_x, z_y)
+        return np.full(len(z_x), released), np.full(len(z_y), released)
     if isinstance(bandwidth, str):
         sigmas = []
         for name, z in (("x", z_x), ("y", z_y)):
-            words = np.ones(z.shape[1], np.float32)
-            sigma = np.asarray(_variable_median(_padded(z), words))[: len(z)]
-            if not (sigma > 0).all():
-                bad = np.flatnonzero(~(sigma > 0)).tolist()
+            sigma = host_variable_median(z)
+            if not (sigma >= SIGMA_RANGE[0]).all():
+                bad = np.flatnonzero(~(sigma >= SIGMA_RANGE[0])).tolist()
                 raise ValueError(f"{name}: rows {bad[:8]} have a median distance of 0")
             sigmas.append(sigma)
         return sigmas[0], sigmas[1]
@@ -215,20 +238,27 @@ def bucket(n: int) -> int:
     return power * 3 // 4 if n <= power * 3 // 4 else power
 
 
-def _padded(rows: Any, words: int = 0) -> np.ndarray:
-    """Rows in float32, less their mean while still in float64, padded by rows and by words."""
-    centred = np.asarray(rows, np.float64)
-    centred = (centred - centred.mean(axis=1, keepdims=True)).astype(np.float32)
-    return np.pad(centred, ((0, bucket(len(rows)) - len(rows)), (0, words)))
+def pad_rows(rows: Any, n: int, words: int = 0) -> np.ndarray:
+    """Rows in float32, less their mean while still in float64, with zeros up to n rows."""
+    values = np.asarray(rows, np.float64)
+    padded = np.zeros((n, values.shape[1] + words), np.float32)  # np.pad takes many times as long
+    padded[: len(values), : values.shape[1]] = values - values.mean(axis=1, keepdims=True)
+    return padded
+
+
+def pad_sigma(sigma: Any, n: int) -> np.ndarray:
+    """Bandwidths [n] in float32, 1 for rows of padding."""
+    padded = np.ones(n, np.float32)
+    padded[: len(sigma)] = sigma
+    return padded
 
 
 def tile_size(n1: int, n2: int, n_words: int) -> int:
-    """Words in a tile: its entries for all variables should fit 2 MiB. By bucketed sizes."""
-    n1, n2 = bucket(n1), bucket(n2)
-    for tile in (256, 128, 64, 32, 16):
-        if tile <= n_words // 4 and (n1 + n2) * tile * tile <= 1 << 19:
-            return tile
-    return 16
+    """Words in a tile, so that its entries for all variables stay in a cache (by `bucket`)."""
+    entries = 1 << 17 if jax.default_backend() == "cpu" else 1 << 24
+    variables = bucket(n1) + bucket(n2)
+    fitting = (t for t in (256, 128, 64, 32) if t <= n_words and variables * t * t < entries)
+    return next(fitting, 16)
 
 
 def exact_cost(n1: int, n2: int, n_words: int) -> float:
@@ -244,22 +274,25 @@ def features_cost(n1: int, n2: int, n_words: int, rank: int) -> float:
 def _certified_rank(
     z_x: np.ndarray, z_y: np.ndarray, sigma_x: np.ndarray, sigma_y: np.ndarray, tolerance: float
 ) -> int | None:
-    """The smallest rank whose bound on tr(KHLH) is under tolerance × the largest entry.
+    """The smallest rank whose bound on tr(KHLH) is under tolerance times the largest entry.
 
     The largest entry is bounded from below by its first-order term. None if there is no such
     rank up to MAX_RANK.
     """
+    scaled = [np.asarray(z / s[:, None], np.float32) for z, s in ((z_x, sigma_x), (z_y, sigma_y))]
+    relative = [part * part for part in scaled]
+    if max(part.max() for part in relative) > MAX_RANK:
+        return None  # the terms t^r / r! do not even fall yet, and may overflow
     first_x, first_y = (
-        (f := z / s[:, None] * np.exp(-0.5 * (z / s[:, None]) ** 2)) - f.mean(axis=1, keepdims=True)
-        for z, s in ((z_x, sigma_x), (z_y, sigma_y))
+        (first := part * np.exp(-0.5 * square)) - first.mean(axis=1, keepdims=True)
+        for part, square in zip(scaled, relative, strict=True)
     )
     largest = np.max((first_x @ first_y.T) ** 2)
-    relative = [(z / s[:, None]) ** 2 for z, s in ((z_x, sigma_x), (z_y, sigma_y))]
     spectrum = [part.sum(axis=1) for part in relative]
     term = [part.copy() for part in relative]
     for rank in range(2, MAX_RANK + 1):
         for part, factor in zip(term, relative, strict=True):
-            part *= factor / rank
+            part *= factor * np.float32(1 / rank)
         eps = [part.sum(axis=1) for part in term]
         bound = eps[0].max() * (spectrum[1] + eps[1]).max() + spectrum[0].max() * eps[1].max()
         if bound <= tolerance * largest:
@@ -320,7 +353,8 @@ def make_plan(
         raise ValueError(f"rank: expected 2…{MAX_RANK}, got {rank}")
     x, y = _as_array("x", x), _as_array("y", y)
     _check_shapes(x.shape, y.shape, estimator)
-    if bandwidth == "variable_median" and x.shape[1] > bandwidths.MAX_WORDS:
+    medians = isinstance(bandwidth, str) and bandwidth == "variable_median"
+    if medians and x.shape[1] > bandwidths.MAX_WORDS:
         raise ValueError(
             f"bandwidth: variable_median takes {bandwidths.MAX_WORDS} words, got {x.shape[1]}"
         )
@@ -332,35 +366,52 @@ def make_plan(
         choices["implementation"] = "features" if by_rank else "exact"
         return _traced_plan(x, y, bandwidth, choices | {"rank": rank if by_rank else None})
     epsilon = _epsilon(bandwidth)
-    z_x = _standardised(_host_rows("x", x), epsilon)
-    z_y = _standardised(_host_rows("y", y), epsilon)
+    z_x = host_standardise(_host_rows("x", x), epsilon)
+    z_y = host_standardise(_host_rows("y", y), epsilon)
     sigma_x, sigma_y = _host_sigma(bandwidth, z_x, z_y)
-    if implementation != "exact" and rank is None:
-        rank = _certified_rank(z_x, z_y, sigma_x, sigma_y, tolerance)
-    sizes = (len(z_x), len(z_y), z_x.shape[1])
+    chosen = choose_implementation(
+        z_x, z_y, sigma_x, sigma_y, implementation=implementation, rank=rank, tolerance=tolerance
+    )
     return Plan(
-        *(np.asarray(sigma, np.float32) for sigma in (sigma_x, sigma_y)),
-        np.ones(sizes[2], np.float32),
-        tile=tile_size(*sizes),
+        np.asarray(sigma_x, np.float32),
+        np.asarray(sigma_y, np.float32),
+        np.ones(z_x.shape[1], np.float32),
         epsilon=epsilon,
-        cancels=bool(max(sigma_x.max(), sigma_y.max()) > CANCELLATION_SIGMA),
         **choices,
-        **_chosen(implementation, rank, sizes, tolerance),
+        **chosen,
     )
 
 
-def _chosen(
-    implementation: str | None, rank: int | None, sizes: tuple[int, int, int], tolerance: float
+def choose_implementation(
+    z_x: np.ndarray,
+    z_y: np.ndarray,
+    sigma_x: np.ndarray,
+    sigma_y: np.ndarray,
+    *,
+    implementation: str | None = None,
+    rank: int | None = None,
+    tolerance: float = 5e-7,
 ) -> dict[str, Any]:
-    """The cheaper implementation of those that meet the tolerance, or the one asked for."""
+    """The fields of a `Plan` that say how standardised rows are computed.
+
+    The cheaper implementation of those that meet the tolerance, or the one asked for. Raises
+    ValueError where features are asked for and no rank certifies them.
+    """
+    sizes = (len(z_x), len(z_y), z_x.shape[1])
+    if implementation != "exact" and rank is None:
+        rank = _certified_rank(z_x, z_y, sigma_x, sigma_y, tolerance)
     if implementation == "features" and rank is None:
         raise ValueError(
             f"implementation: no rank up to {MAX_RANK} certifies features to {tolerance:g}"
         )
     cheaper = rank is not None and features_cost(*sizes, rank) < exact_cost(*sizes)
-    if implementation == "features" or (implementation is None and cheaper):
-        return {"implementation": "features", "rank": rank}
-    return {"implementation": "exact", "rank": None}
+    by_features = implementation == "features" or (implementation is None and cheaper)
+    return {
+        "implementation": "features" if by_features else "exact",
+        "rank": rank if by_features else None,
+        "tile": tile_size(*sizes),
+        "cancels": bool(max(sigma_x.max(), sigma_y.max()) > CANCELLATION_SIGMA),
+    }
 
 
 def hsic(
@@ -386,7 +437,7 @@ def hsic(
     precision: of the float32 matrix products: `highest`, `high` or `default`.
     implementation: `exact`, `features`, or None for the cheaper one (`make_plan` tells which).
     rank, tolerance: `features` uses this rank, or the smallest one whose certified truncation
-        error is below tolerance × the largest entry.
+        error is below tolerance times the largest entry.
 
     Raises ValueError for shapes that do not match, fewer than 2 words (4 for the debiased
     estimators), values that are not finite, constant rows, rows whose median distance is 0, and
@@ -403,16 +454,15 @@ def hsic(
     plan = make_plan(x, y, implementation=implementation, rank=rank, **settings)
     if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
         return hsic_planned(x, y, plan).values
+    x, y = np.asarray(x), np.asarray(y)
     result = run_padded(x, y, plan)
-    largest = float(jnp.max(jnp.abs(result.values)))
     asked = rank is not None or implementation == "features"
-    if not asked and not float(result.bound) <= tolerance * largest:
+    if not asked and not result.bound <= tolerance * np.abs(result.values).max():
         # The rank was chosen by tr(KHLH); where the estimator's own bound is wider, be exact.
-        exact = dataclasses.replace(plan, implementation="exact", rank=None)
-        result = run_padded(x, y, exact)
-    if not bool(jnp.all(jnp.isfinite(result.values))):
+        result = run_padded(x, y, dataclasses.replace(plan, implementation="exact", rank=None))
+    if not np.isfinite(result.values).all():
         raise ValueError(_not_finite(estimator))
-    return result.values
+    return jnp.asarray(result.values)
 
 
 def _not_finite(estimator: str) -> str:
@@ -421,18 +471,23 @@ def _not_finite(estimator: str) -> str:
     return f"x, y: {estimator} is not finite in float32"
 
 
-def run_padded(x: Any, y: Any, plan: Plan) -> HsicResult:
-    """`hsic_planned` on sets padded to `bucket` sizes, so that ragged sizes share compilations.
+def run_padded(
+    x: np.ndarray, y: np.ndarray, plan: Plan, sizes: tuple[int, int] | None = None
+) -> HostResult:
+    """`hsic_planned` on sets padded to `sizes` (default: `bucket`), to share compilations.
 
     Takes host arrays, and a plan whose arrays have the sizes of x [n1, N] and y [n2, N].
     """
     n1, n2 = len(x), len(y)
+    to_x, to_y = sizes or (bucket(n1), bucket(n2))
     missing = -x.shape[1] % 32
     padded = dataclasses.replace(
         plan,
-        sigma_x=np.pad(plan.sigma_x, (0, bucket(n1) - n1), constant_values=1.0),
-        sigma_y=np.pad(plan.sigma_y, (0, bucket(n2) - n2), constant_values=1.0),
-        words=np.pad(plan.words, (0, missing)),
+        sigma_x=pad_sigma(plan.sigma_x, to_x),
+        sigma_y=pad_sigma(plan.sigma_y, to_y),
+        words=np.concatenate([plan.words, np.zeros(missing, np.float32)]),
     )
-    result = hsic_planned(_padded(x, missing), _padded(y, missing), padded)
-    return HsicResult(result.values[:n1, :n2], result.bound, result.ok_x[:n1], result.ok_y[:n2])
+    result = hsic_planned(pad_rows(x, to_x, missing), pad_rows(y, to_y, missing), padded)
+    # Cut on the host: a slice on the device compiles for every ragged size.
+    values, bound, ok_x, ok_y = (np.asarray(part) for part in result)
+    return HostResult(values[:n1, :n2], float(bound), ok_x[:n1], ok_y[:n2])

@@ -39,9 +39,9 @@ def standardise(
     scaled = jnp.where(ok[:, None] & word, (0.5 * safe - 0.5 * low[:, None]) / scale, 0.0)
     centred = (scaled - jnp.sum(scaled, axis=1, keepdims=True) / n_words) * words[None, :]
     centred = centred - jnp.sum(centred, axis=1, keepdims=True) / n_words * words[None, :]
-    deviation = jnp.sqrt(jnp.sum(centred * centred, axis=1, keepdims=True) / (n_words - 1))
-    divisor = jnp.where(ok[:, None], deviation + 0.5 * epsilon / scale, 1.0)
-    return jnp.where(ok[:, None], centred / divisor, 0.0), ok
+    variance = jnp.sum(centred * centred, axis=1, keepdims=True) / (n_words - 1)
+    deviation = jnp.sqrt(jnp.where(ok[:, None], variance, 1.0))  # the root of 0 has no derivative
+    return jnp.where(ok[:, None], centred / (deviation + 0.5 * epsilon / scale), 0.0), ok
 
 
 class _Search(NamedTuple):
@@ -51,8 +51,8 @@ class _Search(NamedTuple):
     high: jax.Array
     count_low: jax.Array
     count_high: jax.Array
-    at: jax.Array  # the distance tried last; once `found`, one with count(at) == k
-    found: jax.Array
+    at: jax.Array  # the distance tried last, or the one that was found:
+    found: jax.Array  # count(at) == k
     step: jax.Array
 
 
@@ -96,22 +96,29 @@ def _next_try(state: _Search, k: jax.Array, pairs: jax.Array) -> jax.Array:
 def variable_median(z: jax.Array, words: jax.Array) -> jax.Array:
     """Median of |z_a - z_b| over pairs a < b of words, for each row of z [n, N]: [n] float32.
 
-    For an even number of pairs the mean of the two middle values. Exact, by counting searches on
-    sorted rows: O(N log N) a pass and about ten passes, instead of sorting N^2/2 distances. Rows
-    must be finite and standardised; a row with a median of 0 gives less than 1e-30. At most
-    65,536 words.
+    For an even number of pairs the mean of the two middle values. Rows must be finite and
+    standardised; a row with a median of 0 gives less than 1e-30. At most 65,536 words.
     """
-    n, size = z.shape
-    n_words = jnp.sum(words > 0).astype(jnp.int32)
     ordered = jnp.sort(jnp.where(words[None, :] > 0, z, jnp.inf), axis=1).astype(jnp.float32)
-    words_left = jnp.arange(size)[None, :] < n_words
+    return sorted_median(ordered, jnp.sum(words > 0).astype(jnp.int32))
+
+
+def sorted_median(ordered: jax.Array, n_words: jax.Array) -> jax.Array:
+    """`variable_median` of rows [n, N] in rising order, inf from entry n_words on: [n].
+
+    Exact, by counting searches: O(N log N) a pass and about ten passes, instead of sorting
+    N^2/2 distances.
+    """
+    n, size = ordered.shape
+    itself = jnp.arange(1, size + 1, dtype=jnp.int32)[None, :]
+    is_word = itself <= n_words
     pairs = n_words * (n_words - 1) // 2
     k = (pairs + 1) // 2
 
     def narrow(state: _Search) -> _Search:
         at = jnp.where(state.found, state.at, _next_try(state, k, pairs))
-        partners = _partners(ordered, at) - 1 - jnp.arange(size)[None, :]
-        count = jnp.sum(jnp.where(words_left, partners, 0), axis=1, dtype=jnp.int32)
+        partners = jnp.where(is_word, _partners(ordered, at) - itself, 0)
+        count = jnp.sum(partners, axis=1, dtype=jnp.int32)
         below, above = count < k, (count >= k) & ~_closed(state)
         return _Search(
             jnp.where(below, at, state.low),
@@ -135,24 +142,22 @@ def variable_median(z: jax.Array, words: jax.Array) -> jax.Array:
     done = lax.while_loop(
         lambda state: ~jnp.all(state.found | _closed(state)) & (state.step < 160), narrow, start
     )
-    around = _around(ordered, words_left, done.at)
-    middle = jnp.where(pairs % 2 == 0, 0.5 * (around[0] + around[1]), around[0])
+    below, above = _around(ordered, is_word, _partners(ordered, done.at))
+    middle = jnp.where(pairs % 2 == 0, 0.5 * (below + above), below)
     return jnp.where(done.found, middle, done.high)
 
 
 def _around(
-    ordered: jax.Array, words_left: jax.Array, at: jax.Array
+    ordered: jax.Array, is_word: jax.Array, partners: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The largest distance up to `at` and the smallest beyond it, per row: [n] each."""
-    size = ordered.shape[1]
-    partners = _partners(ordered, at)
-    before = jnp.take_along_axis(ordered, jnp.clip(partners - 1, 0, size - 1), axis=1) - ordered
-    after = jnp.take_along_axis(ordered, jnp.clip(partners, 0, size - 1), axis=1) - ordered
-    has_before = words_left & (partners - 1 > jnp.arange(size)[None, :])
-    has_after = words_left & (partners < size)  # beyond the last word lies infinite padding
+    """The largest distance within reach of `partners` and the smallest beyond, per row: [n]."""
+    before = jnp.take_along_axis(ordered, partners - 1, axis=1, mode="clip") - ordered
+    after = jnp.take_along_axis(ordered, partners, axis=1, mode="clip") - ordered
+    # Beyond the last word lie infinite padding and the end of the row.
+    has_next = is_word & (partners < ordered.shape[1])
     return (
-        jnp.max(jnp.where(has_before, before, 0.0), axis=1),
-        jnp.min(jnp.where(has_after, after, jnp.inf), axis=1),
+        jnp.max(jnp.where(is_word, before, 0.0), axis=1),
+        jnp.min(jnp.where(has_next, after, jnp.inf), axis=1),
     )
 
 

@@ -25,8 +25,8 @@ def pivoted_cholesky(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Factors F [n, r, N] of the Gram matrices of rows z [n, N], and the traces left: [n].
 
-    All rows together, each with its own pivots, until every remaining trace is below
-    tolerance × N or the rank is max_rank.
+    All rows together, each with its own pivots, until every remaining trace is below tolerance
+    times N or the rank is max_rank.
     """
     n, size = z.shape
     factors = np.zeros((n, min(max_rank, size), size))

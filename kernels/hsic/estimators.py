@@ -20,11 +20,12 @@ NORMALISED = ("cka", "cka_debiased")
 class SetSums(NamedTuple):
     """What one set of n variables contributes; M is its Gram matrix up to a term u_a + u_b.
 
-    For the debiased estimators M may come without its diagonal, `diagonal` being 0.
+    For the debiased estimators M may come without its diagonal. None stands for zeros: the CPU
+    compiler of jaxlib 0.10.2 reads stale memory in a product with a constant.
     """
 
-    rows: jax.Array  # [n, N] row sums of M
-    diagonal: jax.Array  # [n, N]
+    rows: jax.Array | None  # [n, N] row sums of M
+    diagonal: jax.Array | None  # [n, N]
     own: jax.Array  # [n] sum of M_ab^2
     raw_rows: jax.Array  # [n, N] row sums of K itself, up to a constant per variable
 
@@ -33,42 +34,42 @@ def _dot(left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.einsum("iw,jw->ij", left, right, precision="highest")
 
 
-def _centred_product(
-    estimator: str,
-    product: jax.Array,
-    rows: jax.Array,
-    diagonals: jax.Array,
-    totals: jax.Array,
-    n: jax.Array,
-) -> jax.Array:
-    """HSIC from sum M M', row sums, diagonals and the product of the two totals, all combined.
+class _Products(NamedTuple):
+    """Pairs of variables, or each with itself: sum M M', and the products of the other sums."""
 
-    For unbiased and cka_debiased `product`, `rows` and `totals` leave the diagonals out.
-    """
+    entries: jax.Array
+    rows: jax.Array | float
+    diagonals: jax.Array | float
+    totals: jax.Array | float
+
+
+def _centred_product(estimator: str, products: _Products, n: jax.Array) -> jax.Array:
+    """HSIC from its products. Of the debiased estimators rows and totals leave the diagonal out."""
+    entries, rows, diagonals, totals = products
     if estimator in DEBIASED:
-        off = product - diagonals
+        off = entries - diagonals
         value = off + totals / ((n - 1) * (n - 2)) - 2.0 / (n - 2) * rows
         return value / (n * (n - 3))
-    value = product - 2.0 / n * rows + totals / (n * n)
+    value = entries - 2.0 / n * rows + totals / (n * n)
     return value if estimator == "trace_khl" else value / ((n - 1) * (n - 1))
 
 
-def _rows(estimator: str, sums: SetSums) -> jax.Array:
-    return sums.rows - sums.diagonal if estimator in DEBIASED else sums.rows
+def _rows(estimator: str, sums: SetSums) -> jax.Array | None:
+    if estimator not in DEBIASED or sums.diagonal is None:
+        return sums.rows
+    return -sums.diagonal if sums.rows is None else sums.rows - sums.diagonal
 
 
 def own_values(estimator: str, sums: SetSums, n: jax.Array) -> jax.Array:
     """HSIC of every variable with itself, in the (un)biased form of the estimator: [n]."""
-    rows = _rows(estimator, sums)
-    total = jnp.sum(rows, axis=1)
-    return _centred_product(
-        estimator,
+    rows, diagonal = _rows(estimator, sums), sums.diagonal
+    squares = _Products(
         sums.own,
-        jnp.sum(rows * rows, axis=1),
-        jnp.sum(sums.diagonal * sums.diagonal, axis=1),
-        total * total,
-        n,
+        0.0 if rows is None else jnp.sum(rows * rows, axis=1),
+        0.0 if diagonal is None else jnp.sum(diagonal * diagonal, axis=1),
+        0.0 if rows is None else jnp.sum(rows, axis=1) ** 2,
     )
+    return _centred_product(estimator, squares, n)
 
 
 def base_values(
@@ -77,14 +78,13 @@ def base_values(
     """The estimator before normalisation, for every pair, from cross = sum M M': [n1, n2]."""
     n = jnp.sum(words)
     rows_x, rows_y = _rows(estimator, x), _rows(estimator, y)
-    value = _centred_product(
-        estimator,
-        cross,
-        _dot(rows_x, rows_y),
-        _dot(x.diagonal, y.diagonal),
-        jnp.sum(rows_x, axis=1)[:, None] * jnp.sum(rows_y, axis=1)[None, :],
-        n,
-    )
+    products = _Products(cross, 0.0, 0.0, 0.0)
+    if rows_x is not None and rows_y is not None:
+        totals = jnp.sum(rows_x, axis=1)[:, None] * jnp.sum(rows_y, axis=1)[None, :]
+        products = products._replace(rows=_dot(rows_x, rows_y), totals=totals)
+    if estimator in DEBIASED and x.diagonal is not None and y.diagonal is not None:
+        products = products._replace(diagonals=_dot(x.diagonal, y.diagonal))
+    value = _centred_product(estimator, products, n)
     if estimator == "trace_khl":
         mean = jnp.sum(x.raw_rows * words[None, :], axis=1, keepdims=True) / n
         return value + _dot((x.raw_rows - mean) * words[None, :], y.raw_rows) / n

@@ -97,7 +97,7 @@ class _Accumulated(NamedTuple):
     own_y: jax.Array
 
 
-def _add_rows(rows: jax.Array, entry: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+def add_rows(rows: jax.Array, entry: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Row sums of block a and, by symmetry, of block b, once where they are the same block."""
     rows = rows.at[a].add(jnp.sum(entry, axis=1))
     return rows.at[b].add(jnp.where(a == b, 0.0, 1.0) * jnp.sum(entry, axis=0))
@@ -115,7 +115,7 @@ def set_sums(
     n, size = z.shape
     flat = rows.reshape(-1, n).T[:, :size]
     masked = centring * words[None, :]
-    diagonal = jnp.zeros_like(masked) if form.off_diagonal else -2.0 * masked
+    diagonal = None if form.off_diagonal else -2.0 * masked
     # Undoing u: sum_b (u_a + u_b) = N u_a + a constant.
     return SetSums(flat, diagonal, own, flat + jnp.sum(words) * masked)
 
@@ -150,8 +150,8 @@ def exact_sums(
         product = jnp.einsum("abi,abj->ij", tile_x, tile_y, precision=precision)
         return _Accumulated(
             total.cross + twice * product,
-            _add_rows(total.rows_x, tile_x, a, b),
-            _add_rows(total.rows_y, tile_y, a, b),
+            add_rows(total.rows_x, tile_x, a, b),
+            add_rows(total.rows_y, tile_y, a, b),
             total.own_x + twice * jnp.sum(tile_x * tile_x, axis=(0, 1)),
             total.own_y + twice * jnp.sum(tile_y * tile_y, axis=(0, 1)),
         ), None

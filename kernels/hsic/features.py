@@ -71,7 +71,7 @@ def _feature_sums(
     totals = jnp.sum(features, axis=2)  # [r, n]
     totals = totals.at[0].add(jnp.sum(words))  # phi_0 was stored less 1
     raw = jnp.sum(centred * totals[:, :, None], axis=0)
-    return SetSums(jnp.zeros_like(diagonal), diagonal, jnp.sum(inner * inner, axis=(1, 2)), raw)
+    return SetSums(None, diagonal, jnp.sum(inner * inner, axis=(1, 2)), raw)
 
 
 def feature_sums(

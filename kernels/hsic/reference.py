@@ -49,7 +49,7 @@ def variable_median(x: np.ndarray) -> np.ndarray:
 
 
 def gram(z: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
-    """Gaussian Gram matrices less 1, exp(-(z_ia - z_ib)^2 / 2 sigma_i^2) - 1, of z [n, N]: [n, N, N].
+    """Gaussian Gram matrices of z [n, N], less 1: exp(-(z_a - z_b)^2 / 2 sigma^2) - 1, [n, N, N].
 
     No estimator sees the constant, and without it float64 serves any bandwidth.
     """
@@ -58,41 +58,44 @@ def gram(z: np.ndarray, sigma: np.ndarray | float) -> np.ndarray:
     return np.expm1(-(difference**2) / (2 * sigma[:, None, None] ** 2))
 
 
-def biased(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741 (K and L, as in the sources)
-    """tr(K H L H) / (N - 1)^2, Gretton et al. 2005, equation 9."""
-    n = len(k)
+def _inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """sum_ab A_i[a, b] B_j[a, b] of a [n1, N, N] and b [n2, N, N]: [n1, n2]."""
+    return a.reshape(len(a), -1) @ b.reshape(len(b), -1).T
+
+
+def biased(k: np.ndarray, l: np.ndarray) -> np.ndarray:  # noqa: E741 (K and L, as in the sources)
+    """tr(K H L H) / (N - 1)^2 for all pairs, Gretton et al. 2005, equation 9."""
+    n = k.shape[1]
     h = np.eye(n) - 1 / n
-    return float(np.sum((h @ k @ h) * (h @ l @ h)) / (n - 1) ** 2)
+    return _inner(h @ k @ h, h @ l @ h) / (n - 1) ** 2
 
 
-def unbiased(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
-    """Song et al. 2012, equation 5: K and L with their diagonals set to 0."""
-    n = len(k)
-    k = k - np.diag(np.diag(k))
-    l = l - np.diag(np.diag(l))  # noqa: E741
-    total = np.sum(k * l) + k.sum() * l.sum() / ((n - 1) * (n - 2))
-    return float((total - 2 / (n - 2) * (k.sum(0) @ l.sum(0))) / (n * (n - 3)))
+def unbiased(k: np.ndarray, l: np.ndarray) -> np.ndarray:  # noqa: E741
+    """Song et al. 2012, equation 5, for all pairs: K and L with their diagonals set to 0."""
+    n = k.shape[1]
+    k, l = k * (1 - np.eye(n)), l * (1 - np.eye(n))  # noqa: E741
+    product = np.outer(k.sum(axis=(1, 2)), l.sum(axis=(1, 2)))
+    rows = k.sum(axis=1) @ l.sum(axis=1).T
+    total = _inner(k, l) + product / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows
+    return total / (n * (n - 3))
 
 
-def trace_khl(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
-    """tr((K H)(H L)), what the released code computes; neither normalised nor an HSIC."""
-    h = np.eye(len(k)) - 1 / len(k)
-    return float(np.trace((k @ h) @ (h @ l)))
+def trace_khl(k: np.ndarray, l: np.ndarray) -> np.ndarray:  # noqa: E741
+    """tr((K H)(H L)) for all pairs, the released code's; neither normalised nor an HSIC."""
+    n = k.shape[1]
+    h = np.eye(n) - 1 / n
+    return _inner(k @ h, (h @ l).transpose(0, 2, 1))
 
 
 def from_grams(k: np.ndarray, l: np.ndarray, estimator: str) -> np.ndarray:  # noqa: E741
     """All pairs of Gram matrices k [n1, N, N] and l [n2, N, N]: [n1, n2]."""
-    base = {
-        "biased": biased,
-        "unbiased": unbiased,
-        "cka": biased,
-        "cka_debiased": unbiased,
-        "trace_khl": trace_khl,
-    }[estimator]
-    values = np.array([[base(ki, lj) for lj in l] for ki in k])
+    if estimator == "trace_khl":
+        return trace_khl(k, l)
+    base = unbiased if estimator in ("unbiased", "cka_debiased") else biased
+    values = base(k, l)
     if estimator.startswith("cka"):
-        own_k = np.array([base(ki, ki) for ki in k])
-        own_l = np.array([base(lj, lj) for lj in l])
+        own_k = np.array([base(one[None], one[None])[0, 0] for one in k])
+        own_l = np.array([base(one[None], one[None])[0, 0] for one in l])
         product = own_k[:, None] * own_l[None, :]
         valid = (own_k[:, None] > 0) & (own_l[None, :] > 0)
         values = np.where(valid, values / np.sqrt(np.where(valid, product, 1.0)), np.nan)

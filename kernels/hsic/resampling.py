@@ -8,6 +8,7 @@ variables, N words, G groups of columns (bridges), B replicates, r factors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -25,106 +26,60 @@ from .estimators import (
     normalise,
     own_values,
 )
-from .exact import Blocks, Form, gram_tile, normal_centring, to_blocks, upper_tiles
+from .exact import (
+    Blocks,
+    Form,
+    add_rows,
+    gram_tile,
+    normal_centring,
+    set_sums,
+    to_blocks,
+    upper_tiles,
+)
 
 
-class CentredSet(NamedTuple):
-    """A set whose Gram entries come out centred: for the debiased estimators as Song's."""
+class _Centred(NamedTuple):
+    """Variables whose Gram entries come out centred: for the debiased estimators as Song's."""
 
     blocks: Blocks
-    diagonal: jax.Array  # [n, N] of H K H; zero for the debiased
+    diagonal: jax.Array | None  # [n, N] of H K H; None for the debiased, which leave it out
     raw_rows: jax.Array  # [n, N] H K 1
+    own: jax.Array  # [n] HSIC of each variable with itself
 
 
-def _centred_set(
-    z: jax.Array, sigma: jax.Array, words: jax.Array, tile: int, form: Form
-) -> CentredSet:
+def _centre(
+    estimator: str, z: jax.Array, sigma: jax.Array, words: jax.Array, tile: int, form: Form
+) -> _Centred:
     """Blocks of z [n, N] whose u is the exact centring: the row sums of one pass corrected."""
-    n_words, size = jnp.sum(words), z.shape[1]
+    n_words = jnp.sum(words)
     first = normal_centring(z, sigma, words, form.off_diagonal)
     blocks = to_blocks(z, sigma, first, words, tile)
 
-    def add(rows: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def add(
+        total: tuple[jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         a, b = at
         entry = gram_tile(blocks, a, b, form)
-        rows = rows.at[a].add(jnp.sum(entry, axis=1))
-        return rows.at[b].add(jnp.where(a == b, 0.0, 1.0) * jnp.sum(entry, axis=0)), None
+        squares = jnp.where(a == b, 1.0, 2.0) * jnp.sum(entry * entry, axis=(0, 1))
+        return (add_rows(total[0], entry, a, b), total[1] + squares), None
 
-    summed, _ = lax.scan(add, jnp.zeros_like(blocks.values), upper_tiles(blocks))
-    rows = summed.reshape(-1, len(z)).T[:, :size]
+    start = (jnp.zeros_like(blocks.values), jnp.zeros(len(z), jnp.float32))
+    (blocked_rows, own), _ = lax.scan(add, start, upper_tiles(blocks))
+    sums = set_sums(z, first, blocked_rows, own, words, form)
+    rows = blocked_rows.reshape(-1, len(z)).T[:, : z.shape[1]]
     total = jnp.sum(rows, axis=1, keepdims=True)
     if form.off_diagonal:
         exact = first + rows / (n_words - 2) - 0.5 * total / ((n_words - 1) * (n_words - 2))
     else:
         exact = first + rows / n_words - 0.5 * total / (n_words * n_words)
     exact = exact * words[None, :]
-    raw = rows + n_words * first * words[None, :]
-    raw = (raw - jnp.sum(raw, axis=1, keepdims=True) / n_words) * words[None, :]
-    diagonal = jnp.zeros_like(exact) if form.off_diagonal else -2.0 * exact
-    return CentredSet(to_blocks(z, sigma, exact, words, tile), diagonal, raw)
-
-
-class BootstrapSums(NamedTuple):
-    """Weighted sums of a replicate, all scaled so that weights of 1 give the estimator itself."""
-
-    groups: jax.Array  # [G, B] sum_ij C_gij S_ij, its denominators held
-    own_x: jax.Array  # [n1, B] HSIC of each variable with itself, over its full-sample value
-    own_y: jax.Array  # [n2, B]
-
-
-@partial(jax.jit, static_argnames=("estimator", "tile", "precision", "minus_one"))
-def bootstrap_sums(
-    x: jax.Array,
-    y: jax.Array,
-    sigma_x: jax.Array,
-    sigma_y: jax.Array,
-    words: jax.Array,
-    coefficients: jax.Array,
-    weights: jax.Array,
-    *,
-    estimator: str,
-    tile: int,
-    precision: str,
-    minus_one: object,
-) -> BootstrapSums:
-    """Reweighted sums of S = HSIC(x [n1, N], y [n2, N]) for weights [N, B] that add up to N.
-
-    coefficients [G, n1, n2] multiply the *unnormalised* values (for cka they carry the two
-    roots). One pass over tiles of words: the pair products of a group are summed over all its
-    variables before any weight is applied, so a replicate costs (G + n1 + n2) N^2 / 2 products.
-    """
-    form = Form(minus_one, estimator in DEBIASED)
-    z_x, _ = standardise(x, words)
-    z_y, _ = standardise(y, words)
-    left = _centred_set(z_x, sigma_x, words, tile, form)
-    right = _centred_set(z_y, sigma_y, words, tile, form)
-    groups, n1, _ = coefficients.shape
-    by_column = coefficients.transpose(2, 0, 1).reshape(len(y), groups * n1)
-    missing = -len(words) % tile
-    blocked = jnp.pad(weights, ((0, missing), (0, 0))).reshape(-1, tile, weights.shape[1])
-
-    def step(total: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        a, b = at
-        k = gram_tile(left.blocks, a, b, form).reshape(tile * tile, n1)
-        l = gram_tile(right.blocks, a, b, form).reshape(tile * tile, len(y))  # noqa: E741
-        mixed = jnp.einsum("pj,jm->pm", l, by_column, precision=precision)
-        products = jnp.sum(k[:, None, :] * mixed.reshape(-1, groups, n1), axis=2)
-        rows = jnp.concatenate([products, k * k, l * l], axis=1)  # [t*t, G + n1 + n2]
-        pair = blocked[a][:, None, :] * blocked[b][None, :, :]
-        own = jnp.eye(tile, dtype=bool) & (a == b)
-        pair = jnp.where(own[:, :, None], 0.0, pair) * jnp.where(a == b, 1.0, 2.0)
-        pair = pair.reshape(tile * tile, -1)
-        return total + jnp.einsum("pr,pd->rd", rows, pair, precision=precision), None
-
-    start = jnp.zeros((groups + n1 + len(y), weights.shape[1]), jnp.float32)
-    off, _ = lax.scan(step, start, upper_tiles(left.blocks))
-    n = jnp.sum(words)
-    distinct = n * n - jnp.sum(weights * weights, axis=0)  # sum of w_a w_b over a != b
-    off = off * (n * (n - 1) / distinct)[None, :]
-    own = _diagonal_part(estimator, left, right, coefficients, words) @ weights
-    scale = _scale(estimator, n)
-    sums = (off + own) * scale
-    return BootstrapSums(sums[:groups], sums[groups : groups + n1], sums[groups + n1 :])
+    raw = sums.raw_rows - jnp.sum(sums.raw_rows, axis=1, keepdims=True) / n_words
+    return _Centred(
+        to_blocks(z, sigma, exact, words, tile),
+        None if form.off_diagonal else -2.0 * exact,
+        raw * words[None, :],
+        own_values(estimator, sums, n_words),
+    )
 
 
 def _scale(estimator: str, n: jax.Array) -> jax.Array:
@@ -133,20 +88,115 @@ def _scale(estimator: str, n: jax.Array) -> jax.Array:
     return jnp.ones_like(n) if estimator == "trace_khl" else 1.0 / ((n - 1) * (n - 1))
 
 
-def _diagonal_part(
-    estimator: str,
-    x: CentredSet,
-    y: CentredSet,
-    coefficients: jax.Array,
+class _Mixture(NamedTuple):
+    """How Gram entries k of n1 variables and l of G n2 combine into one value a group."""
+
+    pairs: jax.Array  # [n1, G n2] C, over the roots of both variables' own HSIC
+    own: tuple[jax.Array, jax.Array] | None  # [n1, G], [G n2]: taken for a variable's own HSIC
+    constant: jax.Array  # [G] what `own` takes at weights of 1
+    precision: str
+
+
+def _mix(mixture: _Mixture, k: jax.Array, l: jax.Array) -> jax.Array:  # noqa: E741
+    """sum_ij C_gij k_i l_j - sum_i own_gi k_i^2 - sum_j own_gj l_j^2 of k [p, n1], l [p, G n2].
+
+    Returns [p, G].
+    """
+    groups = len(mixture.constant)
+    spread = jnp.einsum("pi,ij->pj", k, mixture.pairs, precision=mixture.precision)
+    if mixture.own is None:
+        return jnp.sum((l * spread).reshape(len(k), groups, -1), axis=2)
+    own_x, own_y = mixture.own
+    columns = (l * (spread - l * own_y[None, :])).reshape(len(k), groups, -1)
+    rows = jnp.einsum("pi,ig->pg", k * k, own_x, precision=mixture.precision)
+    return jnp.sum(columns, axis=2) - rows
+
+
+@partial(jax.jit, static_argnames=("estimator", "tile", "precision", "minus_one", "epsilon"))
+def bootstrap_scores(
+    x: jax.Array,
+    y: jax.Array,
+    sigma_x: jax.Array,
+    sigma_y: jax.Array,
     words: jax.Array,
+    coefficients: jax.Array,
+    values: jax.Array,
+    weights: jax.Array,
+    *,
+    estimator: str,
+    tile: int,
+    precision: str,
+    minus_one: Callable[[jax.Array], jax.Array],
+    epsilon: float,
 ) -> jax.Array:
-    """What a word contributes with itself, [G + n1 + n2, N]; a word has it once per copy."""
-    mixed = jnp.einsum("gij,jw->giw", coefficients, y.diagonal, precision="highest")
-    groups = jnp.sum(x.diagonal[None, :, :] * mixed, axis=1)
-    if estimator == "trace_khl":
-        rows = jnp.einsum("gij,jw->giw", coefficients, y.raw_rows, precision="highest")
-        groups = groups + jnp.sum(x.raw_rows[None, :, :] * rows, axis=1) / jnp.sum(words)
-    return jnp.concatenate([groups, x.diagonal * x.diagonal, y.diagonal * y.diagonal])
+    """sum_ij C_gij S_gij of reweighted words, for B replicates: [G, B].
+
+    x [n1, N], y [G, n2, N] and their bandwidths; coefficients [G, n1, n2] are C, and values
+    [G, n1, n2] the full-sample S; weights [N, B] add up to N. Pairs of distinct words are
+    weighted by w_a w_b, a word with itself by w_a. Numerators are exact; the denominators of the
+    normalised estimators follow to first order (delta method), so that all pairs of variables
+    add up to one N x N matrix before any weight is applied: a replicate costs G N^2 FLOPs.
+    """
+    form = Form(minus_one, estimator in DEBIASED)
+    groups, n1, n2 = coefficients.shape
+    z, _ = standardise(jnp.concatenate([x, y.reshape(groups * n2, x.shape[1])]), words, epsilon)
+    sigma = jnp.concatenate([sigma_x, sigma_y.reshape(-1)])
+    both = _centre(estimator, z, sigma, words, tile, form)
+    n = jnp.sum(words)
+    mixture = _mixture(estimator, coefficients, values, both.own, n, precision)
+    missing = -len(words) % tile
+    blocked = jnp.pad(weights, ((0, missing), (0, 0))).reshape(-1, tile, weights.shape[1])
+
+    def step(total: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        a, b = at
+        entry = gram_tile(both.blocks, a, b, form).reshape(tile * tile, -1)
+        mixed = _mix(mixture, entry[:, :n1], entry[:, n1:]).reshape(tile, tile, groups)
+        own = jnp.eye(tile, dtype=bool)[:, :, None] & (a == b)
+        mixed = jnp.where(own, 0.0, mixed) * jnp.where(a == b, 1.0, 2.0)
+        partner = jnp.einsum("abg,bd->agd", mixed, blocked[b], precision=precision)
+        return total + jnp.sum(partner * blocked[a][:, None, :], axis=0), None
+
+    start = jnp.zeros((groups, weights.shape[1]), jnp.float32)
+    off, _ = lax.scan(step, start, upper_tiles(both.blocks))
+    distinct = n * n - jnp.sum(weights * weights, axis=0)  # sum of w_a w_b over a != b
+    off = off * (n * (n - 1) / distinct)[None, :]
+    if both.diagonal is not None:
+        with_itself = _mix(mixture, both.diagonal[:n1].T, both.diagonal[n1:].T)  # [N, G]
+        if estimator == "trace_khl":
+            raw = both.raw_rows
+            with_itself = with_itself + _mix(mixture, raw[:n1].T, raw[n1:].T) / n
+        off = off + jnp.einsum("wg,wd->gd", with_itself, weights, precision="highest")
+    return off + mixture.constant[:, None]
+
+
+def _mixture(
+    estimator: str,
+    coefficients: jax.Array,
+    values: jax.Array,
+    own: jax.Array,
+    n: jax.Array,
+    precision: str,
+) -> _Mixture:
+    """The mixture of a score, for the HSIC [n1 + G n2] of every variable with itself.
+
+    To first order C S / root(own'/own) is C S - C S (own'/own - 1)/2: a variable's own HSIC takes
+    half of what it contributes to the score, and the constant gives it back at weights of 1.
+    """
+    groups, n1, n2 = coefficients.shape
+    scale = _scale(estimator, n)
+    if estimator not in NORMALISED:
+        pairs = (coefficients * scale).transpose(1, 0, 2).reshape(n1, groups * n2)
+        return _Mixture(pairs, None, jnp.zeros(groups, jnp.float32), precision)
+    own = jnp.where(own > 0, own, 1.0) / scale  # as a sum over pairs of words
+    own_x, own_y = own[:n1], own[n1:].reshape(groups, n2)
+    roots = jnp.sqrt(own_x)[None, :, None] * jnp.sqrt(own_y)[:, None, :]
+    share = 0.5 * coefficients * values
+    return _Mixture(
+        (coefficients / roots).transpose(1, 0, 2).reshape(n1, groups * n2),
+        (jnp.sum(share, axis=2).T / own_x[:, None], (jnp.sum(share, axis=1) / own_y).reshape(-1)),
+        2.0 * jnp.sum(share, axis=(1, 2)),
+        precision,
+    )
 
 
 class FactorSet(NamedTuple):
@@ -159,16 +209,16 @@ class FactorSet(NamedTuple):
 
 def factor_set(centred: np.ndarray, raw_rows: np.ndarray) -> FactorSet:
     """Lay out centred factors [n, r, N] and H K 1 [n, N] for `permuted_values`, in float32."""
-    factors = np.ascontiguousarray(centred.transpose(2, 1, 0), np.float32)
-    diagonal = np.einsum("nrw,nrw->wn", centred, centred).astype(np.float32)
-    return FactorSet(factors, diagonal, np.ascontiguousarray(raw_rows.T, np.float32))
+    diagonal = np.einsum("nrw,nrw->wn", centred, centred)
+    parts = (centred.transpose(2, 1, 0), diagonal, raw_rows.T)
+    return FactorSet(*(jnp.asarray(np.ascontiguousarray(part, np.float32)) for part in parts))
 
 
 def _as_sums(rows: FactorSet) -> SetSums:
     inner = jnp.einsum("wrn,wsn->nrs", rows.factors, rows.factors, precision="highest")
     diagonal = rows.diagonal.T
     own = jnp.sum(inner * inner, axis=(1, 2))
-    return SetSums(jnp.zeros_like(diagonal), diagonal, own, rows.raw_rows.T)
+    return SetSums(None, diagonal, own, rows.raw_rows.T)
 
 
 @partial(jax.jit, static_argnames=("estimator", "precision"))

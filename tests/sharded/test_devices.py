@@ -10,7 +10,7 @@ PROGRAM = """
 import sys
 import jax, numpy as np
 from bridgex_jax import runtime
-from bridgex_jax.capture.run import count_activations, probe_values
+from bridgex_jax.activations.run import count_activations, probe_values
 from bridgex_jax.data.batching import bucketed, encode_prompts, pack_lines
 from bridgex_jax.data.prompts import word_prompt
 from bridgex_jax.models.load import load_model

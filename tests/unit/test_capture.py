@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bridgex_jax import runtime
-from bridgex_jax.capture.run import count_activations, probe_values
+from bridgex_jax.activations.run import count_activations, probe_values
 from bridgex_jax.data.batching import bucketed, encode_prompts, pack_lines
 from bridgex_jax.data.prompts import word_prompt
 from bridgex_jax.models import forward
@@ -68,8 +68,8 @@ def test_probe_values_are_means_over_the_tokens_in_scope(tiny_model, encoded, si
 
 
 def test_no_array_of_layers_by_neurons_by_words_is_made(tiny_model, encoded):
-    from bridgex_jax.capture.reducers import CountPositive
-    from bridgex_jax.capture.run import _count_step, _Running, put_batch
+    from bridgex_jax.activations.reducers import CountPositive
+    from bridgex_jax.activations.run import _count_step, _Running, put_batch
 
     batch = next(iter(bucketed(encoded, 16)))
     shape = (tiny_model.config.n_layers, tiny_model.config.d_ff)

@@ -14,7 +14,7 @@ FLOORS = (
     {"axes", "errors"},
     {"kernels", "languages", "runtime", "store"},
     {"data", "models", "neurons", "report"},
-    {"capture", "bridge", "icl", "train"},
+    {"activations", "bridge", "icl", "train"},
     {"pipelines"},
     {"cli"},
 )

@@ -65,3 +65,27 @@ def _mean_of_chosen(
     kept = jnp.where(scope[:, None], value[:, chosen], 0)
     total = jnp.sum(kept, axis=0, dtype=jnp.float32)
     return total / jnp.maximum(jnp.sum(scope, dtype=jnp.float32), 1.0)
+
+
+@dataclass(frozen=True)
+class TreeMean:
+    """`TokenMean` of rows that hold several prompts as a tree (activations/tree.py); Q = prompts.
+
+    The context is Bool [B, Q, T]: which tokens of the row are in the scope of which prompt.
+    """
+
+    site: str = "mlp_gate_act"
+
+    def __call__(
+        self, taps: Taps, chosen: Int[Array, " C"], scope: Bool[Array, "B Q T"]
+    ) -> Float[Array, "B Q C"]:
+        return jax.vmap(_means_of_chosen, in_axes=(0, 0, None))(taps[self.site], scope, chosen)
+
+
+def _means_of_chosen(
+    value: Float[Array, "T F"], scope: Bool[Array, "Q T"], chosen: Int[Array, " C"]
+) -> Float[Array, "Q C"]:
+    """Masked means of the prompts of one row, as a product that no device may round off."""
+    weights, kept = scope.astype(jnp.float32), value[:, chosen].astype(jnp.float32)
+    total = jnp.matmul(weights, kept, precision=jax.lax.Precision.HIGHEST)
+    return total / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), jnp.float32(1))

@@ -14,18 +14,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from bridgex_jax import runtime
-from bridgex_jax.capture.reducers import CountPositive, TokenMean, TokenStatistics
-from bridgex_jax.capture.sharing import share
-from bridgex_jax.data.batching import Batch, Encoded, bucket_length, bucketed
-from bridgex_jax.models.decoder import KVCache, new_cache, run_decoder
+from bridgex_jax.activations.reducers import CountPositive, TokenMean, TokenStatistics, TreeMean
+from bridgex_jax.activations.tree import tree_batches
+from bridgex_jax.data.batching import Batch, Encoded
+from bridgex_jax.models.decoder import run_decoder, tree_attend
 from bridgex_jax.models.load import Model
-from bridgex_jax.models.rope import LENGTH_DEPENDENT
 
-PROBE_MULTIPLE = 4  # of padded lengths: probes are short, so finer than BUCKET_MULTIPLE
 Progress = Callable[[int], object]
 
 
@@ -63,9 +61,13 @@ jax.tree_util.register_dataclass(
 
 def put_batch(batch: Batch, mesh: Mesh) -> tuple[Array, Array, Array]:
     """tokens, mask and scope on the devices, rows split over them where they divide evenly."""
-    even = batch.tokens.shape[0] % mesh.devices.size == 0
-    sharding = runtime.over_data(mesh) if even else runtime.replicated(mesh)
-    return jax.device_put((batch.tokens, batch.mask, batch.scope), sharding)
+    arrays = (batch.tokens, batch.mask, batch.scope)
+    return jax.device_put(arrays, _rows_over(len(batch.tokens), mesh))
+
+
+def _rows_over(n_rows: int, mesh: Mesh) -> NamedSharding:
+    even = n_rows % mesh.devices.size == 0
+    return runtime.over_data(mesh) if even else runtime.replicated(mesh)
 
 
 def count_activations(
@@ -121,7 +123,6 @@ def probe_values(
     mesh: Mesh,
     *,
     site: str = "mlp_gate_act",
-    prefix: Sequence[int] = (),
     progress: Progress = _silent,
 ) -> list[Float[np.ndarray, "c W"]]:
     """Mean over the tokens in scope of the chosen neurons, for every prompt (Stage 4).
@@ -129,43 +130,77 @@ def probe_values(
     Args:
       n_words: number of prompts; batch.index says which row is which.
       neurons: for every layer the indices to read; layers may differ in number.
-      prefix: tokens that stand before every row; computed once.
 
     Returns one array a layer, [neurons of the layer, W], float32.
     """
-    widest = max(1, *(len(chosen) for chosen in neurons))
-    padded = np.zeros((len(neurons), widest), np.int32)
+    indices = _put_neurons(neurons, mesh)
+    found = (
+        (batch.index, _probe_step(model, *put_batch(batch, mesh), indices, TokenMean(site)))
+        for batch in batches
+    )
+    return _collect(found, n_words, neurons, progress)
+
+
+def probe_prompts(
+    model: Model,
+    encoded: Sequence[Encoded],
+    neurons: Sequence[Int[np.ndarray, " c"]],
+    mesh: Mesh,
+    *,
+    batch_size: int = 64,
+    site: str = "mlp_gate_act",
+    progress: Progress = _silent,
+) -> list[Float[np.ndarray, "c W"]]:
+    """`probe_values`, where what several prompts begin with is computed once (activations/tree.py).
+
+    The same values within the rounding of the model's dtype, in any order of the prompts.
+
+    Args:
+      batch_size: as many tokens at once as this many of the longest prompt have.
+    """
+    indices = _put_neurons(neurons, mesh)
+    batches = tree_batches(encoded, batch_size, mesh.devices.size)  # all divide evenly
+    on_devices = ((b.index, jax.device_put(b.arrays(), runtime.over_data(mesh))) for b in batches)
+    found = (
+        (index, tree_step(model, *arrays, indices, TreeMean(site))) for index, arrays in on_devices
+    )
+    return _collect(found, len(encoded), neurons, progress)
+
+
+def _put_neurons(neurons: Sequence[Int[np.ndarray, " c"]], mesh: Mesh) -> Int[Array, "L C"]:
+    padded = np.zeros((len(neurons), max(1, *(len(chosen) for chosen in neurons))), np.int32)
     for layer, chosen in enumerate(neurons):
         padded[layer, : len(chosen)] = chosen
-    indices = jax.device_put(padded, runtime.replicated(mesh))
-    values = np.zeros((len(neurons), widest, n_words), np.float32)
-    before = prefix_cache(model, prefix, mesh) if prefix else None
-    pending: list[tuple[Batch, Array]] = []
-    for batch in batches:
-        rows = put_batch(batch, mesh)
-        pending.append((batch, _probe_step(model, *rows, indices, before, TokenMean(site))))
+    return jax.device_put(padded, runtime.replicated(mesh))
+
+
+def _collect(
+    found: Iterable[tuple[Int[np.ndarray, "..."], Float[Array, "L ... C"]]],
+    n_words: int,
+    neurons: Sequence[Int[np.ndarray, " c"]],
+    progress: Progress,
+) -> list[Float[np.ndarray, "c W"]]:
+    values = [np.zeros((len(chosen), n_words), np.float32) for chosen in neurons]
+
+    def store(index: np.ndarray, on_device: Array) -> None:
+        real = index >= 0
+        for into, means in zip(values, np.asarray(on_device), strict=True):
+            into[:, index[real]] = means[real, : len(into)].T
+        progress(int(real.sum()))
+
+    pending: list[tuple[np.ndarray, Array]] = []
+    for item in found:
+        pending.append(item)
         if len(pending) > 1:  # the device works on the next batch while this one is fetched
-            progress(_store(values, *pending.pop(0)))
+            store(*pending.pop(0))
     for item in pending:
-        progress(_store(values, *item))
-    return [values[layer, : len(chosen)] for layer, chosen in enumerate(neurons)]
-
-
-def _store(values: np.ndarray, batch: Batch, found: Array) -> int:
-    rows = batch.index >= 0
-    values[:, :, batch.index[rows]] = np.asarray(found)[:, rows].transpose(0, 2, 1)
-    return int(rows.sum())
+        store(*item)
+    return values
 
 
 @partial(jax.jit, static_argnames=("reducer",))
 def _probe_step(
-    model: Model,
-    tokens: Array,
-    mask: Array,
-    scope: Array,
-    neurons: Array,
-    prefix: KVCache | None,
-    reducer: TokenMean,
+    model: Model, tokens: Array, mask: Array, scope: Array, neurons: Array, reducer: TokenMean
 ) -> Float[Array, "L B C"]:
     output, _ = run_decoder(
         model.config,
@@ -175,51 +210,28 @@ def _probe_step(
         reduce=reducer,
         layer_inputs=neurons,
         context=scope,
-        prefix=prefix,
     )
     return output.taps
 
 
-def probe_prompts(
+@partial(jax.jit, static_argnames=("reducer",))
+def tree_step(
     model: Model,
-    encoded: Sequence[Encoded],
-    neurons: Sequence[Int[np.ndarray, " c"]],
-    mesh: Mesh,
-    *,
-    batch_size: int = 128,
-    multiple: int = PROBE_MULTIPLE,
-    site: str = "mlp_gate_act",
-    progress: Progress = _silent,
-) -> list[Float[np.ndarray, "c W"]]:
-    """`probe_values` of prompts that begin alike or repeat: each thing is computed once.
-
-    The same values within the rounding of the model's dtype. Prompts of one language pair share a
-    third of their tokens (BOS and `{S}:"`), and dictionaries give a word once a translation.
-    """
-    shared = share(encoded)
-    # Its angles depend on the length of the whole sequence, so a beginning does not stand alone.
-    whole = model.config.rope.type in LENGTH_DEPENDENT
-    prefix, rows = ((), shared.distinct) if whole else (shared.prefix, shared.remainders)
-    progress(len(encoded) - len(rows))
-    batches = bucketed(rows, batch_size, multiple=multiple)
-    values = probe_values(
-        model, batches, len(rows), neurons, mesh, site=site, prefix=prefix, progress=progress
+    tokens: Array,
+    positions: Array,
+    ancestors: Array,
+    scope: Array,
+    neurons: Array,
+    reducer: TreeMean,
+) -> Float[Array, "L B Q C"]:
+    """Means of the chosen neurons for the prompts of a `TreeBatch`: one compiled step."""
+    output, _ = run_decoder(
+        model.config,
+        model.params,
+        tokens,
+        tree_attend(model.config, positions, ancestors),
+        reduce=reducer,
+        layer_inputs=neurons,
+        context=scope,
     )
-    return [of_layer[:, shared.row_of] for of_layer in values]
-
-
-def prefix_cache(model: Model, prefix: Sequence[int], mesh: Mesh) -> KVCache:
-    """Keys and values of `prefix`, batch 1, padded to a bucket: few lengths, few compilations."""
-    tokens = np.zeros((1, bucket_length(len(prefix))), np.int32)
-    tokens[0, : len(prefix)] = prefix
-    mask = np.arange(tokens.shape[1])[None] < len(prefix)
-    return _prefix_step(model, *jax.device_put((tokens, mask), runtime.replicated(mesh)))
-
-
-@jax.jit
-def _prefix_step(model: Model, tokens: Array, mask: Array) -> KVCache:
-    dtype = model.params["embed"]["embedding"].dtype
-    empty = new_cache(model.config, 1, tokens.shape[1], dtype)
-    output, _ = run_decoder(model.config, model.params, tokens, mask, cache=empty)
-    assert output.cache is not None
-    return output.cache
+    return output.taps

@@ -1,0 +1,214 @@
+"""Every implementation and estimator against the float64 reference, on easy and on nasty data.
+
+Errors are relative to the largest entry; the tolerance follows from float32 and the number of
+words that a sum runs over.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from bridgex_jax.kernels.hsic import (
+    ESTIMATORS,
+    api,
+    bench,
+    hsic,
+    hsic_planned,
+    make_plan,
+    reference,
+)
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((6, 64))
+Y = np.concatenate([X[:3] + 0.5 * RANDOM.standard_normal((3, 64)), RANDOM.standard_normal((2, 64))])
+
+
+def tolerance(n_words):
+    return 8 * float(np.finfo(np.float32).eps) * np.sqrt(n_words)
+
+
+def error(values, exact):
+    return np.abs(np.asarray(values) - exact).max() / np.abs(exact).max()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("implementation", "bandwidth"),
+    [("exact", "variable_median"), ("exact", "set_median"), ("features", "set_median")],
+)
+def test_agrees_with_float64(estimator, implementation, bandwidth):
+    settings = {"estimator": estimator, "bandwidth": bandwidth}
+    exact = reference.hsic(X, Y, **settings)
+    assert error(hsic(X, Y, implementation=implementation, **settings), exact) < tolerance(64)
+
+
+@pytest.mark.parametrize("n1", [1, 2, 5])
+@pytest.mark.parametrize("n_words", [4, 5, 31, 33])
+def test_tiny_and_ragged_sizes(n1, n_words):
+    x, y = X[:n1, :n_words], Y[:3, :n_words]
+    for estimator in ("unbiased", "trace_khl"):
+        exact = reference.hsic(x, y, estimator=estimator)
+        assert error(hsic(x, y, estimator=estimator), exact) < tolerance(64)
+
+
+def test_two_words_are_fully_dependent():
+    assert np.asarray(hsic(X[:, :2], Y[:, :2], estimator="cka")) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("bandwidth", [1e-6, 0.05, 3.0, 1e3, 1e7])
+@pytest.mark.parametrize("estimator", ["biased", "cka_debiased"])
+def test_tiny_and_huge_bandwidths_keep_their_digits(estimator, bandwidth):
+    if bandwidth == 1e-6 and estimator == "cka_debiased":
+        pytest.skip("every Gram matrix is the identity: nothing is left without the diagonal")
+    exact = reference.hsic(X, Y, estimator=estimator, bandwidth=bandwidth)
+    for implementation in (None, "exact"):
+        values = hsic(X, Y, estimator=estimator, bandwidth=bandwidth, implementation=implementation)
+        assert error(values, exact) < tolerance(64)
+
+
+@pytest.mark.parametrize("estimator", ["unbiased", "cka_debiased", "trace_khl"])
+@pytest.mark.parametrize("bandwidth", ["variable_median", "set_median"])
+def test_a_lone_outlier_does_not_cancel_the_digits(estimator, bandwidth):
+    spike = np.where(np.arange(64) == 5, 20.0, 0.0)
+    exact = reference.hsic(X + spike, Y + spike, estimator=estimator, bandwidth=bandwidth)
+    values = hsic(X + spike, Y + spike, estimator=estimator, bandwidth=bandwidth)
+    assert error(values, exact) < 2 * tolerance(64)
+
+
+def test_raw_values_may_be_far_from_zero_and_of_any_size():
+    exact = reference.hsic(X, Y)
+    assert error(hsic(1e-30 * X, 1e30 * Y), exact) < tolerance(64)
+    assert error(hsic(X + 1e4, Y), exact) < tolerance(64)
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased", "cka_debiased"])
+def test_transposing_the_sets_transposes_the_result(estimator):
+    there = np.asarray(hsic(X, Y, estimator=estimator))
+    assert error(np.asarray(hsic(Y, X, estimator=estimator)).T, there) < tolerance(64)
+
+
+def test_the_order_of_the_words_does_not_matter():
+    order = RANDOM.permutation(64)
+    assert error(hsic(X[:, order], Y[:, order]), np.asarray(hsic(X, Y))) < tolerance(64)
+
+
+def test_planted_dependence_is_found_and_independence_is_near_zero():
+    values = np.asarray(hsic(X, Y))
+    assert (values.argmax(axis=0)[:3] == np.arange(3)).all()
+    independent = np.concatenate([values[:, 3:].ravel(), values[3:, :3].ravel()])
+    assert abs(independent.mean()) < 0.02 < 0.2 < values[np.arange(3), np.arange(3)].min()
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("estimator", ["unbiased", "cka", "trace_khl"])
+def test_the_certified_bound_holds_at_every_rank(estimator, scale):
+    heavy = np.random.default_rng(1).standard_t(4, size=(11, 48))
+    x, y = heavy[:6], heavy[6:]
+    exact = reference.hsic(x, y, estimator=estimator, bandwidth=scale * 4)
+    for rank in (3, 8):
+        settings = {"estimator": estimator, "bandwidth": scale * 4.0}
+        plan = make_plan(x, y, implementation="features", rank=rank, **settings)
+        result = api.run_padded(x, y, plan)
+        rounding = tolerance(48) * np.abs(exact).max()
+        assert np.abs(result.values - exact).max() <= result.bound + rounding
+
+
+def test_the_plan_takes_features_only_where_they_are_certified_and_cheaper():
+    wide = RANDOM.standard_normal((40, 128))
+    assert make_plan(wide, wide, bandwidth="set_median").implementation == "features"
+    assert make_plan(wide, wide, bandwidth="variable_median").implementation == "exact"
+    spike = wide + np.where(np.arange(128) == 5, 40.0, 0.0)
+    assert make_plan(spike, spike, bandwidth="set_median").implementation == "exact"
+    with pytest.raises(ValueError, match="no rank up to"):
+        make_plan(X, Y, bandwidth=0.5, implementation="features")
+
+
+def test_two_bandwidths_may_be_given_apart():
+    pair = (np.linspace(0.5, 2, 6), np.linspace(1, 3, 5))
+    assert error(hsic(X, Y, bandwidth=pair), reference.hsic(X, Y, bandwidth=pair)) < tolerance(64)
+
+
+def test_jit_and_vmap_give_the_eager_numbers():
+    x, y = jnp.asarray(X, jnp.float32), jnp.asarray(Y, jnp.float32)
+    settings = {"estimator": "biased", "bandwidth": "set_median"}
+    traced = jax.jit(lambda x, y: hsic(x, y, **settings))(x, y)
+    assert error(traced, np.asarray(hsic(X, Y, **settings))) < tolerance(64)
+    both = jax.jit(jax.vmap(hsic, in_axes=(0, None)))(jnp.stack([x, x[::-1]]), y)
+    eager = np.asarray(hsic(X, Y))
+    assert error(both[0], eager) < tolerance(64)
+    assert error(both[1], eager[::-1]) < tolerance(64)
+
+
+@pytest.mark.parametrize(("implementation", "rank"), [("exact", None), ("features", 6)])
+def test_derivative_agrees_with_differences_in_float64(implementation, rank):
+    def total(x):
+        values = hsic(x, Y, bandwidth=4.0, implementation=implementation, rank=rank)
+        return jnp.sum(values)
+
+    gradient = np.asarray(jax.grad(total)(jnp.asarray(X, jnp.float32)))
+    direction = RANDOM.standard_normal(X.shape)
+    step = 1e-5 * direction
+    difference = (
+        reference.hsic(X + step, Y, bandwidth=4.0) - reference.hsic(X - step, Y, bandwidth=4.0)
+    ).sum() / 2e-5
+    assert (gradient * direction).sum() == pytest.approx(difference, rel=1e-3)
+
+
+def test_bad_rows_give_nan_and_not_ok_under_jit():
+    bad = X.copy()
+    bad[1], bad[2, 7] = 3.0, np.nan
+    result = hsic_planned(jnp.asarray(bad, jnp.float32), Y, make_plan(X, Y))
+    assert result.ok_x.tolist() == [True, False, False, True, True, True]
+    assert np.isnan(np.asarray(result.values)).all(axis=1).tolist() == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    kept = np.asarray(result.values)[np.asarray(result.ok_x)]
+    assert error(kept, np.asarray(hsic(X, Y))[[0, 3, 4, 5]]) < tolerance(64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"x": X, "y": Y[:, :3]}, "words differ, 64 and 3"),
+        ({"x": X[0], "y": Y}, "two axes"),
+        ({"x": X[:0], "y": Y}, "no variables"),
+        ({"x": X[:, :3], "y": Y[:, :3]}, "at least 4 words, got 3"),
+        ({"x": X[:, :1], "y": Y[:, :1], "estimator": "biased"}, "at least 2 words, got 1"),
+        ({"x": np.where(X > 2, np.nan, X), "y": Y}, "x: values that are not finite in rows"),
+        ({"x": X, "y": 0 * Y}, r"y: rows \[0, 1, 2, 3, 4\] are constant"),
+        ({"x": np.round(0.3 * X), "y": Y}, "median distance of 0"),
+        ({"x": X, "y": Y, "bandwidth": 0.0}, "bandwidth: 0.0 for x"),
+        ({"x": X, "y": Y, "bandwidth": np.ones(3)}, r"6 variables, got shape \(3,\)"),
+        ({"x": X, "y": Y, "bandwidth": "median"}, "bandwidth: 'median'"),
+        ({"x": X, "y": Y, "estimator": "hsic"}, "estimator: 'hsic'"),
+        ({"x": X, "y": Y, "implementation": "pallas"}, "implementation: 'pallas'"),
+        ({"x": X, "y": Y, "precision": "bf16"}, "precision: 'bf16'"),
+        ({"x": X, "y": Y, "bandwidth": 1e-6}, "cka_debiased is undefined"),
+    ],
+)
+def test_bad_input_names_the_argument_and_the_values(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        hsic(**arguments)
+
+
+def test_released_bandwidth_of_one_or_two_variables_gives_the_number_of_words_less_one():
+    values = hsic(X[:2], Y[:2], estimator="trace_khl", bandwidth="set_median")
+    assert np.asarray(values) == pytest.approx(63, rel=1e-5)
+
+
+def test_sets_of_ragged_sizes_share_their_shapes():
+    assert {api.bucket(n) for n in range(1, 33)} == {32}
+    assert [api.bucket(n) for n in (33, 97, 129, 193, 257, 385)] == [64, 128, 192, 256, 384, 512]
+
+
+def test_benchmark_measures_the_released_loop_and_every_implementation():
+    rows = bench.bench([(4, 3, 32)], repeats=1)
+    assert [row.implementation for row in rows] == ["features", "exact", "exact"]
+    exact = reference.hsic(X, Y, estimator="trace_khl", bandwidth="set_median")
+    assert error(bench.released(X, Y), exact) < 1e-3
+    assert all(row.ratio > 0 and row.error < tolerance(64) for row in rows)
