@@ -60,6 +60,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def tokens_a_batch(mesh: Mesh) -> int:
+    """Tokens that keep the devices busy: on a CPU what its caches hold, elsewhere what fills it."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return mesh.devices.size * (1_024 if on_cpu else 32_768)
+
+
 def describe_devices() -> dict[str, Any]:
     """Platform, kinds and number of devices, for the manifest."""
     devices = jax.devices()

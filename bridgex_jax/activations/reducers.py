@@ -35,11 +35,13 @@ class CountPositive:
     site: str = "mlp_gate_act"
 
     def __call__(self, taps: Taps, inputs: PyTree, scope: Bool[Array, "B T"]) -> TokenStatistics:
-        value = taps[self.site]
-        counted = scope[:, :, None]
-        positive = jnp.sum((value > 0) & counted, axis=(0, 1), dtype=jnp.int32)
-        total = jnp.sum(jnp.where(counted, value, 0), axis=(0, 1), dtype=jnp.float32)
-        return TokenStatistics(positive, total)
+        value = taps[self.site].reshape(-1, taps[self.site].shape[-1])
+        counted = scope.reshape(-1).astype(jnp.float32)
+        # As products, since XLA's CPU backend is five times slower at sums down columns. Counts
+        # are exact: ones and zeros in any precision, sums in float32 up to 2^24 tokens.
+        positive = counted @ (value > 0).astype(jnp.float32)
+        total = jnp.matmul(counted, value.astype(jnp.float32), precision="highest")
+        return TokenStatistics(positive.astype(jnp.int32), total)
 
 
 @dataclass(frozen=True)

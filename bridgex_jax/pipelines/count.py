@@ -33,7 +33,8 @@ Part = Callable[[str, Callable[[], Arrays]], Arrays]
 @dataclass(frozen=True)
 class CountSettings:
     """tokens: budget of every language (None: the smallest corpus). row_length: None for the
-    smaller of 2048 and the model's context. batch_size: rows a batch; None for 16,384 tokens."""
+    smaller of 2048 and the model's context. batch_size: rows a batch; None for what suits
+    the devices."""
 
     tokens: int | None = None
     row_length: int | None = None
@@ -64,7 +65,7 @@ def count_languages(
             f"{n_tokens:,} tokens are counted in each language; neuron sets are steady from about "
             f"{FEW_TOKENS:,}"
         )
-    batch = settings.batch_size or max(1, 16_384 // length)
+    batch = settings.batch_size or max(1, runtime.tokens_a_batch(mesh) // length)
     with console.progress("counting", budget * len(rows), "rows") as progress:
 
         def count(packed: list[Encoded]) -> Arrays:

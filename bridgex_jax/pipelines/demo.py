@@ -63,11 +63,11 @@ class DemoSettings:
     seed: int = 0
     tokens: int = 24_000  # counted a language: half of what a study should have, for time
     words: int = 150  # evaluated a direction; all of them take several minutes on two cores
-    batch_size: int = 256
+    batch_size: int = 128
     top_rate: float = 0.10  # a small model's sets are empty in most layers at 0.01
     probe_filter: str = "none"  # the directions are held out: hardly a word is translated right
-    resamples: int = 1000
-    permutations: int = 199
+    resamples: int = 400
+    permutations: int = 99
 
 
 @dataclass(frozen=True)
