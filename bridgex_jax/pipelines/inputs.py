@@ -42,7 +42,7 @@ def model_facts(model: Model) -> dict[str, Any]:
     assert model.source is not None
     config = model.config
     return {
-        "id": model.source.id,
+        "id": model.source.id or Path(model.source.path).resolve().name,
         "path": model.source.path,
         "revision": model.source.revision,
         "sha256": model.source.hash,
