@@ -19,7 +19,8 @@ from bridgex_jax.models.generate import generate
 from bridgex_jax.models.load import Model
 
 MAX_NEW_TOKENS = 30
-SHORT_ANSWER = 12  # new tokens of the first round; most answers to a dictionary prompt end here
+PROMPT_MULTIPLE = 16  # of padded lengths: the loop takes long to compile, so few shapes
+SHORT_ANSWER = 16  # new tokens of the first round; most answers to a dictionary prompt end here
 _STOPS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -71,7 +72,7 @@ def _run_round(
     ends = frozenset(stops)
     answers: list[list[int]] = [[] for _ in encoded]
     ended = [False] * len(encoded)
-    for batch in bucketed(encoded, batch_size):
+    for batch in bucketed(encoded, batch_size, multiple=PROMPT_MULTIPLE):
         even = batch.tokens.shape[0] % mesh.devices.size == 0
         sharding = runtime.over_data(mesh) if even else runtime.replicated(mesh)
         tokens, mask = jax.device_put((batch.tokens, batch.mask), sharding)

@@ -61,8 +61,8 @@ class DemoSettings:
     """seed: of resampling. Everything else that the demo decides stands here, to be seen."""
 
     seed: int = 0
-    tokens: int = 24_000  # counted a language: half of what a study should have, for time
-    words: int = 150  # evaluated a direction; all of them take several minutes on two cores
+    tokens: int = 16_000  # counted a language: a third of what a study should have, for time
+    words: int = 50  # evaluated a direction; all of them take several minutes on two cores
     batch_size: int = 128
     top_rate: float = 0.10  # a small model's sets are empty in most layers at 0.01
     probe_filter: str = "none"  # the directions are held out: hardly a word is translated right
