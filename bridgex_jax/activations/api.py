@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from bridgex_jax import runtime
-from bridgex_jax.activations.run import probe_values
-from bridgex_jax.data.batching import Scope, bucketed, encode_prompts
+from bridgex_jax.activations.run import probe_prompts
+from bridgex_jax.data.batching import Scope, encode_prompts
 from bridgex_jax.data.prompts import Prompt
 from bridgex_jax.models.load import Model
 
@@ -46,7 +46,5 @@ def capture(
         raise ValueError(f"neurons of {len(neurons)} layers, the model has {model.config.n_layers}")
     whole = [p if isinstance(p, Prompt) else Prompt(p, 0, len(p)) for p in prompts]
     encoded = encode_prompts(model.tokenizer, whole, scope)
-    batches = bucketed(encoded, batch_size)
-    return probe_values(
-        model, batches, len(encoded), neurons, mesh or runtime.data_mesh(), site=site
-    )
+    mesh = mesh or runtime.data_mesh()
+    return probe_prompts(model, encoded, neurons, mesh, batch_size=batch_size, site=site)

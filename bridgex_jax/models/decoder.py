@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bridgex_jax.models.config import DecoderConfig
@@ -235,14 +236,19 @@ def attention(
 ) -> Float[Array, "B T N H"]:
     """Scaled dot products with softmax in float32; N / K query heads share a key head.
 
-    Bit for bit jax.nn.dot_product_attention, which fails on bfloat16 under strict promotion.
+    Example and head are one axis, so that XLA's CPU backend sees plain batched matrix products.
     """
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    scores = scores * jnp.float32(q.shape[3] ** -0.5)
-    scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
+    b, kv_heads = q.shape[0], k.shape[2]
+    q = rearrange(q, "b t (k g) h -> (b k) (g t) h", k=kv_heads)
+    k, v = (rearrange(x, "b s k h -> (b k) s h") for x in (k, v))
+    scores = jnp.einsum("xth,xsh->xts", q, k, preferred_element_type=jnp.float32)
+    scores = scores * jnp.float32(q.shape[-1] ** -0.5)
+    scores = rearrange(scores, "(b k) (g t) s -> b (k g) t s", b=b, t=mask.shape[2])
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+    weights = rearrange(weights, "b (k g) t s -> (b k) (g t) s", k=kv_heads)
+    z = jnp.einsum("xts,xsh->xth", weights, v)
+    return rearrange(z, "(b k) (g t) h -> b t (k g) h", b=b, t=mask.shape[2])
 
 
 def layer_mask(attend: Attend, window: Int[Array, ""] | None) -> Bool[Array, "B 1 T S"]:

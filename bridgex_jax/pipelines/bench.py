@@ -281,7 +281,7 @@ def bench_capture(
     batches = list(bucketed(pair.encoded, 16, multiple=4))
 
     def shared(job: CaptureJob) -> Values:
-        return probe_prompts(model, job.encoded, job.neurons, mesh)
+        return probe_prompts(model, job.encoded, job.neurons, mesh, batch_size=32)
 
     def alone() -> Values:
         return probe_values(model, batches, n_prompts, pair.neurons, mesh)

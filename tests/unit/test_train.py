@@ -81,7 +81,7 @@ def test_a_killed_training_continues_bit_for_bit(mix, tmp_path):
         tokens_per_step=640,
         length_multiple=32,
         warmup_steps=2,
-        rows_per_shard=200,
+        rows_per_shard=60,
         checkpoint_every=4,
     )
     with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by counts
