@@ -33,7 +33,14 @@ def whole(model, item, site="mlp_gate_act"):
 def test_counts_are_those_of_the_whole_activations(tiny_model, rows):
     found = count_activations(tiny_model, bucketed(rows, 4), runtime.data_mesh())
     reference = [whole(tiny_model, row) for row in rows]
-    np.testing.assert_array_equal(found.positive, sum((a > 0).sum(1) for a in reference))
+    # Another batch shape may flip the sign of a value within rounding of 0, and no other.
+    before = [whole(tiny_model, row, "mlp_pre") for row in rows]
+    nearly_zero = sum(
+        (np.abs(a) <= 64 * np.finfo(np.float32).eps * np.abs(a).max(2, keepdims=True)).sum(1)
+        for a in before
+    )
+    flips = np.abs(found.positive - sum((a > 0).sum(1) for a in reference))
+    assert (flips <= nearly_zero).all() and flips.sum() <= 4
     total, scale = (sum(f(a).sum(1) for a in reference) for f in (np.asarray, np.abs))
     # 8 eps: the longest chain of float32 additions is one batch, then the sums are compensated.
     assert (np.abs(found.total - total) <= 8 * np.finfo(np.float32).eps * scale).all()
