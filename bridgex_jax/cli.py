@@ -320,28 +320,19 @@ def _run_count(args: argparse.Namespace) -> int:
 
 def _run_select(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import select as job
-    from bridgex_jax.pipelines.inputs import (
-        BUILTIN,
-        CLDR,
-        check_languages,
-        dictionary_files,
-        read_corpora,
-        read_model,
-        read_words,
-    )
+    from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora, read_model
 
-    source, target, bridges = check_languages(args.source, args.target, _bridges(args))
     settings = job.settings_from(vars(args))
-    given = _or_cldr(args.dictionary, args.model == BUILTIN, "--dictionary")
-    words = read_words(CLDR if given == CLDR else dictionary_files(given), source, target)
+    words, bridges = _read_pair(args)
+    languages = (words.source, words.target, *bridges)
     corpora = None
     if args.counts is None:
         texts = _or_cldr(args.corpus, args.model == BUILTIN, "--corpus or --counts")
-        corpora = read_corpora(texts, [source, target, *bridges], args.seed)
+        corpora = read_corpora(texts, languages, args.seed)
     elif args.corpus:
         raise InputError("--corpus and --counts are both given", remedy="give one of them")
     model = read_model(args.model, dtype=args.dtype, revision=args.revision, quiet=args.quiet)
-    request = job.Request(source, target, tuple(bridges), words, corpora, args.counts)
+    request = job.Request(words.source, words.target, bridges, words, corpora, args.counts)
     result = job.run_select(model, request, settings, Path(args.out), _console(args))
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())
     return 0
@@ -349,21 +340,13 @@ def _run_select(args: argparse.Namespace) -> int:
 
 def _run_evaluate(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import evaluate as job
-    from bridgex_jax.pipelines.inputs import (
-        BUILTIN,
-        CLDR,
-        check_languages,
-        dictionary_files,
-        read_model,
-        read_words,
-    )
+    from bridgex_jax.pipelines.inputs import read_model
 
-    source, target, bridges = check_languages(args.source, args.target, _bridges(args))
-    given = _or_cldr(args.dictionary, args.model == BUILTIN, "--dictionary")
-    words = read_words(CLDR if given == CLDR else dictionary_files(given), source, target)
-    chosen, excluded = (
-        job.read_selection(args.select, source, target) if args.select else (None, set())
-    )
+    words, bridges = _read_pair(args)
+    chosen: str | None = None
+    excluded: set[str] = set()
+    if args.select:
+        chosen, excluded = job.read_selection(args.select, words.source, words.target)
     model = read_model(args.model, dtype=args.dtype, revision=args.revision, quiet=args.quiet)
     settings = job.EvaluateSettings(words=args.words, seed=args.seed, batch_size=args.batch_size)
     result = job.run_evaluate(
@@ -399,6 +382,16 @@ def _bridges(args: argparse.Namespace) -> list[str]:
     """The candidates; by default the paper's, without the languages of the pair."""
     taken = _codes([args.source, args.target])
     return args.bridges or [code for code in BRIDGES if code not in taken]
+
+
+def _read_pair(args: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
+    """The dictionary of the pair and its candidates, checked."""
+    from bridgex_jax.pipelines import inputs
+
+    source, target, bridges = inputs.check_languages(args.source, args.target, _bridges(args))
+    given = _or_cldr(args.dictionary, args.model == inputs.BUILTIN, "--dictionary")
+    files = given if given == inputs.CLDR else inputs.dictionary_files(given)
+    return inputs.read_words(files, source, target), tuple(bridges)
 
 
 def _codes(codes: Sequence[str]) -> list[str]:

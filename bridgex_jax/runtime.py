@@ -50,9 +50,10 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
-def over_data(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch split over the mesh."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def over_data(mesh: Mesh, n_rows: int) -> NamedSharding:
+    """Rows of a batch split over the mesh; a copy on every device where they do not divide."""
+    even = n_rows % mesh.devices.size == 0
+    return NamedSharding(mesh, PartitionSpec("data")) if even else replicated(mesh)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -30,7 +30,7 @@ from absl import app, flags
 
 from bridgex_jax.data.cldr import Concept, concepts_digest, read_concepts, sentences
 from bridgex_jax.languages import language
-from bridgex_jax.models.config import DecoderConfig, RopeConfig
+from bridgex_jax.models.config import plain_llama
 from bridgex_jax.models.load import read_tokenizer
 from bridgex_jax.train.prompt_mix import MixConfig, PromptMix
 from bridgex_jax.train.tokenizer import train_tokenizer
@@ -40,31 +40,17 @@ _OUT = flags.DEFINE_string("out", None, "Directory of checkpoints and of the mod
 _SEED = flags.DEFINE_integer("seed", 1, "Seed of coverage, volumes, initial weights and batches.")
 _TOKENS = flags.DEFINE_integer("tokens", TrainConfig(seed=0).tokens, "Tokens to train on.")
 
-N_LAYERS = 6
-CONTEXT = 128
-MODEL = DecoderConfig(
-    family="llama",
+MODEL = plain_llama(
     vocab_size=3072,
-    n_layers=N_LAYERS,
+    n_layers=6,
     d_model=128,
     d_ff=1536,
     n_heads=4,
     n_kv_heads=4,
-    head_dim=32,
-    norm_eps=1e-5,
-    activation="silu",
-    tie_embeddings=True,
-    qkv_bias=False,
-    o_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    sliding_window=(None,) * N_LAYERS,
-    rope=RopeConfig(theta=10000.0, type="default", max_position_embeddings=CONTEXT),
-    max_position_embeddings=CONTEXT,
+    context=128,
     initializer_range=0.05,
     bos_token_id=0,
-    eos_token_ids=(1,),
-    pad_token_id=None,
+    eos_token_id=1,
 )
 PROMPT_WEIGHT = 0.1  # of the loss on the given part of a prompt, against 1 on its answers
 

@@ -15,35 +15,23 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
-from bridgex_jax.models.config import DecoderConfig, RopeConfig  # noqa: E402
+from bridgex_jax.models.config import plain_llama  # noqa: E402
 from bridgex_jax.models.decoder import init_params  # noqa: E402
 from bridgex_jax.models.load import Model, load_model  # noqa: E402
 from bridgex_jax.models.weights import save_model  # noqa: E402
 from bridgex_jax.train.tokenizer import train_tokenizer  # noqa: E402
 
-TINY = DecoderConfig(
-    family="llama",
+TINY = plain_llama(
     vocab_size=320,
     n_layers=4,
     d_model=32,
     d_ff=64,
     n_heads=4,
     n_kv_heads=2,
-    head_dim=8,
-    norm_eps=1e-5,
-    activation="silu",
-    tie_embeddings=True,
-    qkv_bias=False,
-    o_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    sliding_window=(None,) * 4,
-    rope=RopeConfig(theta=10000.0, type="default", max_position_embeddings=128),
-    max_position_embeddings=128,
+    context=128,
     initializer_range=0.3,
     bos_token_id=0,
-    eos_token_ids=(1,),
-    pad_token_id=None,
+    eos_token_id=1,
 )
 
 

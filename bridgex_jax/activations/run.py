@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from bridgex_jax import runtime
@@ -62,12 +62,7 @@ jax.tree_util.register_dataclass(
 def put_batch(batch: Batch, mesh: Mesh) -> tuple[Array, Array, Array]:
     """tokens, mask and scope on the devices, rows split over them where they divide evenly."""
     arrays = (batch.tokens, batch.mask, batch.scope)
-    return jax.device_put(arrays, _rows_over(len(batch.tokens), mesh))
-
-
-def _rows_over(n_rows: int, mesh: Mesh) -> NamedSharding:
-    even = n_rows % mesh.devices.size == 0
-    return runtime.over_data(mesh) if even else runtime.replicated(mesh)
+    return jax.device_put(arrays, runtime.over_data(mesh, len(batch.tokens)))
 
 
 def count_activations(
@@ -105,7 +100,7 @@ def _count_step(
     running: _Running,
     reducer: CountPositive,
 ) -> _Running:
-    output, _ = run_decoder(model.config, model.params, tokens, mask, reduce=reducer, context=scope)
+    output = run_decoder(model.config, model.params, tokens, mask, reduce=reducer, context=scope)
     found: TokenStatistics = output.taps
     total = running.total + found.total
     larger = jnp.abs(running.total) >= jnp.abs(found.total)
@@ -160,7 +155,10 @@ def probe_prompts(
     """
     indices = _put_neurons(neurons, mesh)
     batches = tree_batches(encoded, batch_size, mesh.devices.size)  # all divide evenly
-    on_devices = ((b.index, jax.device_put(b.arrays(), runtime.over_data(mesh))) for b in batches)
+    on_devices = (
+        (b.index, jax.device_put(b.arrays(), runtime.over_data(mesh, len(b.tokens))))
+        for b in batches
+    )
     found = (
         (index, tree_step(model, *arrays, indices, TreeMean(site))) for index, arrays in on_devices
     )
@@ -202,7 +200,7 @@ def _collect(
 def _probe_step(
     model: Model, tokens: Array, mask: Array, scope: Array, neurons: Array, reducer: TokenMean
 ) -> Float[Array, "L B C"]:
-    output, _ = run_decoder(
+    output = run_decoder(
         model.config,
         model.params,
         tokens,
@@ -225,7 +223,7 @@ def tree_step(
     reducer: TreeMean,
 ) -> Float[Array, "L B Q C"]:
     """Means of the chosen neurons for the prompts of a `TreeBatch`: one compiled step."""
-    output, _ = run_decoder(
+    output = run_decoder(
         model.config,
         model.params,
         tokens,

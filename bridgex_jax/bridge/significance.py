@@ -38,7 +38,7 @@ class BootstrapResult:
     """Draws [B, G] of every bridge's mean score, NaN for bridges that are not comparable.
 
     point holds the full-sample means; intervals the central 95 %; p_best the share of draws in
-    which a bridge is the best; lead the interval of the best bridge's lead over the runner-up.
+    which a bridge is the best.
     """
 
     bridges: tuple[str, ...]
@@ -46,12 +46,17 @@ class BootstrapResult:
     point: Float[np.ndarray, " G"]
     intervals: dict[str, tuple[float, float]]
     p_best: dict[str, float]
-    lead: tuple[float, float]
 
-    @property
-    def told_apart(self) -> bool:
-        """Whether the best bridge beats the runner-up in 95 % of the draws, two-sided."""
-        return self.lead[0] > 0
+    def tied_with(self, bridge: str) -> tuple[str, ...]:
+        """Bridges whose distance to `bridge` has 0 in its central 95 %, or that lead it."""
+        own = self.draws[:, self.bridges.index(bridge)]
+        return tuple(
+            other
+            for g, other in enumerate(self.bridges)
+            if other != bridge
+            and other in self.intervals
+            and float(np.quantile(own - self.draws[:, g], 0.025)) <= 0
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +199,7 @@ def _summary(
     names: tuple[str, ...], draws: Float[np.ndarray, "B G"], point: Float[np.ndarray, " G"]
 ) -> BootstrapResult:
     compared = np.flatnonzero(~np.isnan(point))
-    intervals, lead = {}, (math.nan, math.nan)
+    intervals = {}
     p_best = dict.fromkeys(names, 0.0)
     for g in compared:
         low, high = np.quantile(draws[:, g], (0.025, 0.975))
@@ -202,11 +207,7 @@ def _summary(
     if compared.size:
         best = compared[draws[:, compared].argmax(axis=1)]
         p_best |= {names[g]: float((best == g).mean()) for g in compared}
-    if compared.size > 1:
-        first, second = sorted(compared, key=lambda g: -point[g])[:2]
-        low, high = np.quantile(draws[:, first] - draws[:, second], (0.025, 0.975))
-        lead = (float(low), float(high))
-    return BootstrapResult(names, draws, point, intervals, p_best, lead)
+    return BootstrapResult(names, draws, point, intervals, p_best)
 
 
 def stratified_permutations(

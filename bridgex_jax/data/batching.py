@@ -53,8 +53,11 @@ def encode_prompts(
     beginning counts); `prompt_mean` and `prompt_and_generated_mean`: all but special tokens;
     `word_tokens`: tokens that overlap the word; `last_token`.
 
-    Raises InputError for a word that no token covers, or a tokenizer without character offsets.
+    Raises InputError for a word that no token covers, or a tokenizer without character offsets,
+    ValueError for an unknown scope.
     """
+    if scope not in SCOPES:
+        raise ValueError(f"scope is {scope!r}, not one of {', '.join(SCOPES)}")
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
             "the tokenizer gives no character offsets",
@@ -106,7 +109,6 @@ def bucketed(
     batch_size: int,
     *,
     multiple: int = BUCKET_MULTIPLE,
-    pad_side: Literal["left", "right"] = "right",
 ) -> Iterator[Batch]:
     """Batches of at most `batch_size` rows, shortest bucket first, order within a bucket kept.
 
@@ -119,19 +121,16 @@ def bucketed(
     for length, members in sorted(buckets.items()):
         size = min(batch_size, 1 << (len(members) - 1).bit_length())
         for start in range(0, len(members), size):
-            yield _pad(encoded, members[start : start + size], size, length, pad_side)
+            yield _pad(encoded, members[start : start + size], size, length)
 
 
-def _pad(
-    encoded: Sequence[Encoded], members: list[int], size: int, length: int, side: str
-) -> Batch:
+def _pad(encoded: Sequence[Encoded], members: list[int], size: int, length: int) -> Batch:
     tokens = np.zeros((size, length), np.int32)
     mask, scope = np.zeros((2, size, length), bool)
     index = np.full(size, -1, np.int32)
     for row, member in enumerate(members):
         item = encoded[member]
-        n = len(item.ids)
-        at = slice(0, n) if side == "right" else slice(length - n, length)
+        at = slice(0, len(item.ids))
         tokens[row, at], mask[row, at], scope[row, at] = item.ids, True, item.scope
         index[row] = member
     return Batch(tokens, mask, scope, index)

@@ -2,18 +2,13 @@
 
 Exact match with any gold translation after one normaliser for both (released code of
 arXiv 2508.17078, corrected: the generated text alone is parsed, quotes go at the ends only).
-W counts distinct source words.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from jaxtyping import Bool
+from collections.abc import Sequence
 
 # Opening quotes and what closes them; German „ is closed by “, elsewhere by ”.
 _CLOSING = {
@@ -72,40 +67,7 @@ def _is_niqqud(char: str) -> bool:
     return "\u0591" <= char <= "\u05c7" and unicodedata.category(char) == "Mn"
 
 
-@dataclass(frozen=True)
-class AnswerScore:
-    """Which source words were answered right, and which with nothing that is an answer."""
-
-    words: tuple[str, ...]
-    correct: Bool[np.ndarray, " W"]
-    invalid: Bool[np.ndarray, " W"]
-
-    @property
-    def accuracy(self) -> float:
-        """Right answers ÷ distinct source words, invalid ones counted as wrong."""
-        return float(self.correct.mean())
-
-    @property
-    def n_invalid(self) -> int:
-        return int(self.invalid.sum())
-
-
-def score_answers(generated: Mapping[str, str], gold: Mapping[str, Sequence[str]]) -> AnswerScore:
-    """Score one continuation for every source word of `gold` by exact match with any gold.
-
-    Raises ValueError where there is no gold, or a word without a continuation.
-    """
-    if not gold:
-        raise ValueError("no words to score")
-    if missing := [word for word in gold if word not in generated]:
-        raise ValueError(f"{len(missing)} words have no continuation, the first is {missing[0]!r}")
-    answers = [normalise(parse_answer(generated[word])) for word in gold]
-    right = [
-        answer != "" and answer in {normalise(one) for one in golds}
-        for answer, golds in zip(answers, gold.values(), strict=True)
-    ]
-    return AnswerScore(
-        tuple(gold),
-        np.array(right, dtype=np.bool_),
-        np.array([answer == "" for answer in answers], dtype=np.bool_),
-    )
+def is_right(generated: str, golds: Sequence[str]) -> bool:
+    """Exact match of a continuation with any gold, normalised; an empty answer is wrong."""
+    answer = normalise(parse_answer(generated))
+    return answer != "" and answer in {normalise(gold) for gold in golds}

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from bridgex_jax.data.prompts import chain_prompt, word_prompt
-from bridgex_jax.icl.answers import normalise, parse_answer
+from bridgex_jax.icl.answers import is_right, parse_answer
 
 ZERO_SHOT = "zero_shot"
 Complete = Callable[[Sequence[str]], list[str]]
@@ -21,7 +21,7 @@ Complete = Callable[[Sequence[str]], list[str]]
 
 @dataclass(frozen=True)
 class Task:
-    """Words of one direction with their gold translations, and what the hops' golds are."""
+    """Words of one direction with their gold translations."""
 
     source: str
     target: str
@@ -46,12 +46,6 @@ class Condition:
     @property
     def accuracy(self) -> float:
         return float(self.correct.mean())
-
-
-def is_right(answer: str, golds: Sequence[str]) -> bool:
-    """Exact match of a continuation with any gold, after the normaliser."""
-    found = normalise(parse_answer(answer))
-    return found != "" and found in {normalise(gold) for gold in golds}
 
 
 def evaluate_conditions(

@@ -6,7 +6,6 @@ token whose text holds a newline, since tokenizers merge it with its neighbours.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 
 import jax
@@ -21,17 +20,6 @@ from bridgex_jax.models.load import Model
 MAX_NEW_TOKENS = 30
 PROMPT_MULTIPLE = 16  # of padded lengths: the loop takes long to compile, so few shapes
 SHORT_ANSWER = 16  # new tokens of the first round; most answers to a dictionary prompt end here
-_STOPS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-def newline_ids(model: Model) -> tuple[int, ...]:
-    """Tokens that end a line, and the model's end-of-sequence tokens."""
-    tokenizer = model.tokenizer
-    if tokenizer not in _STOPS:
-        texts = tokenizer.batch_decode([[i] for i in range(model.config.vocab_size)])
-        ends = {i for i, text in enumerate(texts) if "\n" in text}
-        _STOPS[tokenizer] = tuple(sorted(ends | set(model.config.eos_token_ids)))
-    return _STOPS[tokenizer]
 
 
 def complete_ids(
@@ -68,14 +56,13 @@ def _run_round(
     progress: Callable[[int], object] = lambda rows: None,
 ) -> tuple[list[list[int]], list[bool]]:
     """Generated ids without the stop token, and whether there was one, for every prompt."""
-    stops = newline_ids(model)
+    stops = model.line_end_ids
     ends = frozenset(stops)
     answers: list[list[int]] = [[] for _ in encoded]
     ended = [False] * len(encoded)
     for batch in bucketed(encoded, batch_size, multiple=PROMPT_MULTIPLE):
-        even = batch.tokens.shape[0] % mesh.devices.size == 0
-        sharding = runtime.over_data(mesh) if even else runtime.replicated(mesh)
-        tokens, mask = jax.device_put((batch.tokens, batch.mask), sharding)
+        rows = runtime.over_data(mesh, len(batch.tokens))
+        tokens, mask = jax.device_put((batch.tokens, batch.mask), rows)
         produced = generate(model, tokens, mask, max_new_tokens=max_new_tokens, stop_ids=stops)
         for row, ids in zip(batch.index, np.asarray(produced).tolist(), strict=True):
             if row >= 0:

@@ -41,10 +41,8 @@ class Verdict:
 
 def best_bridges(correct: Sequence[Correct], bridges: Sequence[str]) -> list[str]:
     """The most accurate bridge of every direction, the first on ties."""
-    return [
-        max(bridges, key=lambda bridge, c=one: float(c[bridge].mean()))  # type: ignore[misc]
-        for one in correct
-    ]
+    accuracies = [{bridge: float(one[bridge].mean()) for bridge in bridges} for one in correct]
+    return [max(one, key=one.__getitem__) for one in accuracies]
 
 
 def judge(

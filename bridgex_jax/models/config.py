@@ -95,6 +95,46 @@ class DecoderConfig:
         return _to_values(self)
 
 
+def plain_llama(
+    *,
+    vocab_size: int,
+    n_layers: int,
+    d_model: int,
+    d_ff: int,
+    n_heads: int,
+    n_kv_heads: int,
+    context: int,
+    initializer_range: float,
+    bos_token_id: int,
+    eos_token_id: int,
+) -> DecoderConfig:
+    """A Llama made here: tied embeddings, no biases, no windows, RoPE base 10000, eps 1e-5."""
+    return DecoderConfig(
+        family="llama",
+        vocab_size=vocab_size,
+        n_layers=n_layers,
+        d_model=d_model,
+        d_ff=d_ff,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=d_model // n_heads,
+        norm_eps=1e-5,
+        activation="silu",
+        tie_embeddings=True,
+        qkv_bias=False,
+        o_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
+        sliding_window=(None,) * n_layers,
+        rope=RopeConfig(theta=10000.0, type="default", max_position_embeddings=context),
+        max_position_embeddings=context,
+        initializer_range=initializer_range,
+        bos_token_id=bos_token_id,
+        eos_token_ids=(eos_token_id,),
+        pad_token_id=None,
+    )
+
+
 @dataclass(frozen=True)
 class _Family:
     """What a `model_type` adds to the common attributes, and what its implementation fixes."""

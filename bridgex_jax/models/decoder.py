@@ -33,12 +33,7 @@ Taps = dict[str, Any]
 # (taps of one layer, that layer's slice of `layer_inputs`, `context`) -> what the scan stacks.
 Reduce = Callable[[Taps, PyTree, PyTree], PyTree]
 
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "silu": jax.nn.silu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-}
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"silu": jax.nn.silu}  # config.ACTIVATIONS
 
 
 class KVCache(NamedTuple):
@@ -65,6 +60,7 @@ class Attend(NamedTuple):
 class Output(NamedTuple):
     """Hidden states after the final norm, the stacked taps (or reductions), the cache."""
 
+    embeddings: Float[Array, "B T D"]
     hidden: Float[Array, "B T D"]
     taps: PyTree
     cache: KVCache | None
@@ -347,15 +343,13 @@ def run_decoder(
     context: PyTree = None,
     cache: KVCache | None = None,
     unroll: bool = False,
-) -> tuple[Output, Float[Array, "B T D"]]:
+) -> Output:
     """The pure core under `forward`, capture, generation and training; jit it where it is used.
 
     Args:
       mask: True at real tokens, padding on the left or on the right; or who sees whom.
       reduce: what each layer returns; sees that layer's slice of `layer_inputs` and `context`.
       cache: filled slots of earlier tokens; this call's tokens are appended.
-
-    Returns the output and the embeddings [B, T, D].
     """
     attend = mask if isinstance(mask, Attend) else make_attend(config, mask, cache)
     kv = None if cache is None else (cache.keys, cache.values)
@@ -365,7 +359,7 @@ def run_decoder(
     if cache is not None:
         grown = cache.length + jnp.asarray(tokens.shape[1], jnp.int32)
         cache = KVCache(kv[0], kv[1], attend.key_positions, attend.filled, grown)
-    return Output(hidden, taps, cache), embeddings
+    return Output(embeddings, hidden, taps, cache)
 
 
 def unembed(params: PyTree, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

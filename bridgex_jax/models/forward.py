@@ -39,9 +39,9 @@ def forward(
 
 @partial(jax.jit, static_argnames=("taps", "unroll"))
 def _forward(model: Model, tokens: Array, mask: Array, taps: tuple[str, ...], unroll: bool):
-    output, embeddings = run_decoder(
+    output = run_decoder(
         model.config, model.params, tokens, mask, reduce=keep_sites(taps), unroll=unroll
     )
-    whole = {"embeddings": embeddings, "final_norm": output.hidden}
+    whole = {"embeddings": output.embeddings, "final_norm": output.hidden}
     values = {site: whole[site] if site in whole else output.taps[site] for site in taps}
     return unembed(model.params, output.hidden), values

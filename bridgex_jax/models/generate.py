@@ -47,7 +47,7 @@ def _generate(
     batch, length = tokens.shape
     dtype = params["embed"]["embedding"].dtype
     cache = new_cache(config, batch, length + max_new_tokens, dtype)
-    output, _ = run_decoder(config, params, tokens, mask, cache=cache)
+    output = run_decoder(config, params, tokens, mask, cache=cache)
     last = length - 1 - jnp.argmax(mask[:, ::-1], axis=1)  # right- or left-padded rows
     hidden = jnp.take_along_axis(output.hidden, last[:, None, None], axis=1)
     token = greedy(params, hidden)
@@ -61,7 +61,7 @@ def _generate(
     def advance(state: tuple) -> tuple:
         step, produced, token, cache, done = state
         everyone = jnp.ones((batch, 1), bool)
-        output, _ = run_decoder(config, params, token, everyone, cache=cache)
+        output = run_decoder(config, params, token, everyone, cache=cache)
         token = jnp.where(done[:, None], token, greedy(params, output.hidden))
         produced = jax.lax.dynamic_update_slice(produced, token, (0, step))
         return step + 1, produced, token, output.cache, done | stops[token[:, 0]]

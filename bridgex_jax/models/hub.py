@@ -39,7 +39,7 @@ class ModelSource:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 over configuration and weights (`model_hash`), read when first asked for."""
+        """SHA-256 of configuration, tokenizer and weights (`model_hash`), when first asked for."""
         return model_hash(self.path)
 
 

@@ -52,6 +52,13 @@ class Model:
             )
         return tokenizer
 
+    @functools.cached_property
+    def line_end_ids(self) -> tuple[int, ...]:
+        """Tokens whose text holds a newline (tokenizers merge it with its neighbours), and EOS."""
+        texts = self.tokenizer.batch_decode([[i] for i in range(self.config.vocab_size)])
+        ends = {i for i, text in enumerate(texts) if "\n" in text}
+        return tuple(sorted(ends | set(self.config.eos_token_ids)))
+
 
 def load_model(
     path_or_hub_id: str | Path,

@@ -35,6 +35,9 @@ DTYPES: dict[str, np.dtype] = {
 }
 _FILE_DTYPES = ("F32", "F16", "BF16")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# What decides which tokens a text has: part of a model's identity.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
+                   "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 _LM_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Rotary frequencies, which early releases store: they follow from the configuration.
 _TOLERATED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
@@ -201,9 +204,11 @@ def model_files(directory: str | Path) -> list[Path]:
 
 
 def model_hash(directory: str | Path) -> str:
-    """SHA-256, in hex, over config.json and the weight files in order of name."""
+    """SHA-256, in hex, over config.json, the tokenizer's files and the weights, in this order."""
     digest = hashlib.sha256()
-    for file in [Path(directory) / "config.json", *model_files(directory)]:
+    directory = Path(directory)
+    tokenizer = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    for file in [directory / "config.json", *tokenizer, *model_files(directory)]:
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)

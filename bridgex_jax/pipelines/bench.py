@@ -33,7 +33,7 @@ from bridgex_jax.data.batching import Batch, Encoded, bucketed
 from bridgex_jax.data.cldr import read_concepts
 from bridgex_jax.data.prompts import Prompt, word_prompt
 from bridgex_jax.kernels.hsic.bench import SIZES, bench
-from bridgex_jax.models.config import DecoderConfig, RopeConfig
+from bridgex_jax.models.config import DecoderConfig, plain_llama
 from bridgex_jax.models.decoder import init_params
 from bridgex_jax.models.load import Model
 from bridgex_jax.models.weights import weight_table
@@ -45,29 +45,17 @@ _MB = 1e6
 
 
 def _llama(n_layers: int, d_model: int, d_ff: int, n_heads: int, vocab_size: int) -> DecoderConfig:
-    return DecoderConfig(
-        family="llama",
+    return plain_llama(
         vocab_size=vocab_size,
         n_layers=n_layers,
         d_model=d_model,
         d_ff=d_ff,
         n_heads=n_heads,
         n_kv_heads=n_heads,
-        head_dim=d_model // n_heads,
-        norm_eps=1e-5,
-        activation="silu",
-        tie_embeddings=True,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
-        qk_norm=False,
-        sliding_window=(None,) * n_layers,
-        rope=RopeConfig(theta=10000.0, type="default", max_position_embeddings=2048),
-        max_position_embeddings=2048,
+        context=2048,
         initializer_range=0.02,
         bos_token_id=1,
-        eos_token_ids=(2,),
-        pad_token_id=None,
+        eos_token_id=2,
     )
 
 

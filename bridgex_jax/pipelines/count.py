@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +53,15 @@ def count_languages(
 ) -> dict[str, LanguageCounts]:
     """Counts of every language over equal numbers of tokens; `part` keeps finished languages.
 
-    Raises InputError for a corpus that does not fill two rows.
+    Raises InputError for a corpus that does not fill two rows, and rows beyond the model's context.
     """
-    length = settings.row_length or min(ROW_LENGTH, model.config.max_position_embeddings)
+    context = model.config.max_position_embeddings
+    length = settings.row_length or min(ROW_LENGTH, context)
+    if length > context:
+        raise InputError(
+            f"rows of {length} tokens are longer than the model's context of {context}",
+            remedy=f"give --row-length {context} or less",
+        )
     rows = {code: pack(model, corpus, length) for code, corpus in corpora.items()}
     budget = min(len(packed) for packed in rows.values())
     if settings.tokens is not None:
@@ -78,8 +85,7 @@ def count_languages(
             return _as_arrays(halves)
 
         found = {
-            code: part(f"count-{code}", lambda packed=packed: count(packed))  # type: ignore[misc]
-            for code, packed in rows.items()
+            code: part(f"count-{code}", partial(count, packed)) for code, packed in rows.items()
         }
     return {code: _language_counts(corpora[code], arrays) for code, arrays in found.items()}
 

@@ -9,7 +9,6 @@ their identifiers, so the split is the same everywhere.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from bridgex_jax.pipelines.evaluate import (
     summarise,
 )
 from bridgex_jax.pipelines.inputs import builtin_directory, cldr_corpus, model_facts
-from bridgex_jax.pipelines.publish import corpus_source, dictionary_source, pair_report, publish
+from bridgex_jax.pipelines.publish import corpus_source, pair_report, publish
 from bridgex_jax.pipelines.select import (
     LanguageSets,
     Probe,
@@ -46,8 +45,9 @@ from bridgex_jax.pipelines.select import (
     score_pair,
     union_neurons,
 )
-from bridgex_jax.report.content import Report, choice_of, evaluation_of, read_report
+from bridgex_jax.report.content import Report, Source, choice_of, evaluation_of, read_report
 from bridgex_jax.report.text import evaluation_sentence, label
+from bridgex_jax.store.files import read_json
 from bridgex_jax.store.manifest import read_manifest
 from bridgex_jax.store.runs import create_run
 from bridgex_jax.store.tables import PairSpectrum, write_answers
@@ -116,7 +116,7 @@ class DemoResult:
 
 def read_recipe(directory: Path) -> dict[str, Any]:
     """How the built-in model was trained: its languages, its seed, what it never saw."""
-    return json.loads((directory / "recipe.json").read_text(encoding="utf-8"))
+    return read_json(directory / "recipe.json")
 
 
 def split_concepts(concepts: Sequence[Concept], seed: int) -> Held:
@@ -200,7 +200,12 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
         )
         write_answers(run.path("answers.parquet"), rows)
         evaluation = summarise(
-            tasks, results, bridges, choosers(selections, bridges), _scores(selections), evaluate
+            tasks,
+            results,
+            bridges,
+            choosers(selections, bridges, console),
+            _scores(selections),
+            evaluate,
         )
         stability = dict(zip(sets.languages, sets.stability, strict=True))
         report = Report(
@@ -208,7 +213,7 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
             manifest=run.facts(),
             overlap=sets.overlap(),
             corpora=tuple(corpus_source(counts[c], stability[c]) for c in languages),
-            dictionaries=(dictionary_source(concept_dictionary(poor[0], poor[1], held.probe)),),
+            dictionaries=(Source(poor, "cldr", len(held.probe)),),
             warnings=tuple(console.warnings),
             evaluation=evaluation,
             score_name=score_name(select.spectrum),
@@ -260,17 +265,23 @@ def _only(values: ProbeValues, pair: Any) -> ProbeValues:
 
 
 def choosers(
-    selections: Mapping[tuple[str, str], Selection], bridges: Sequence[str]
+    selections: Mapping[tuple[str, str], Selection], bridges: Sequence[str], console: Console
 ) -> dict[str, list[str]]:
-    """Ours first, then the confound: the bridge with the largest set |Y_b|."""
+    """Ours first, then the confound: the bridge with the largest set |Y_b|.
+
+    A direction in which no bridge is comparable takes the first one, with a warning.
+    """
     first = bridges[0]
+    for (source, target), selection in selections.items():
+        if selection.choice.bridge is None:
+            console.warn(f"no bridge is comparable from {source} to {target}: {first} stands in")
     sizes = [
         {b: int(members.sum()) for b, members in s.sets.bridges.items()}
         for s in selections.values()
     ]
     return {
         "chosen": [s.choice.bridge or first for s in selections.values()],
-        "largest |Y|": [max(size, key=lambda b, z=size: z[b]) for size in sizes],  # type: ignore[misc]
+        "largest |Y|": [max(size, key=size.__getitem__) for size in sizes],
     }
 
 

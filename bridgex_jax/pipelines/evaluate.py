@@ -17,14 +17,14 @@ from jax.sharding import Mesh
 from bridgex_jax import runtime
 from bridgex_jax.data.dictionaries import Dictionary
 from bridgex_jax.errors import InputError
-from bridgex_jax.icl.answers import normalise, opens_with_quote, parse_answer
+from bridgex_jax.icl.answers import is_right, normalise, opens_with_quote, parse_answer
 from bridgex_jax.icl.bli import ZERO_SHOT, Condition, Task, evaluate_conditions
 from bridgex_jax.icl.completion import MAX_NEW_TOKENS, complete
 from bridgex_jax.icl.verdict import Estimate, Verdict, judge, mean_rank_correlation
 from bridgex_jax.models.load import Model
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import Part
-from bridgex_jax.pipelines.inputs import model_facts
+from bridgex_jax.pipelines.inputs import dictionary_facts, model_facts
 from bridgex_jax.report.content import Accuracy, Direction, Evaluation, Interval, read_evaluation
 from bridgex_jax.store.manifest import verify_run
 from bridgex_jax.store.runs import create_run
@@ -108,16 +108,10 @@ def answer_rows(
                         correct=bool(condition.correct[i]),
                         hop1_prompt=condition.hop1_prompts[i] if bridge else None,
                         hop1_answer=hop1,
-                        hop1_correct=_matches(hop1, golds),
+                        hop1_correct=is_right(hop1, golds) if hop1 is not None and golds else None,
                     )
                 )
     return rows
-
-
-def _matches(answer: str | None, golds: Sequence[str]) -> bool | None:
-    if answer is None or not golds:
-        return None
-    return normalise(parse_answer(answer)) in {normalise(gold) for gold in golds}
 
 
 def summarise(
@@ -236,10 +230,10 @@ class EvaluateResult:
         return "\n".join([*lines, f"Answers: {self.out / ANSWERS}"])
 
 
-def read_selection(directory: str, source: str, target: str) -> tuple[str | None, set[str]]:
+def read_selection(directory: str, source: str, target: str) -> tuple[str, set[str]]:
     """The chosen bridge and the probe words of a run of `bridgex select`.
 
-    Raises InputError where the run is not complete or chose for another pair.
+    Raises InputError where the run is not complete, chose for another pair or chose nothing.
     """
     verify_run(directory, ("choice.json",))
     pair = next(
@@ -250,6 +244,12 @@ def read_selection(directory: str, source: str, target: str) -> tuple[str | None
             f"chose no bridge from {source} to {target}",
             file=directory,
             remedy="give the --out of bridgex select for this pair",
+        )
+    if pair["bridge"] is None:
+        raise InputError(
+            f"found no comparable bridge from {source} to {target}",
+            file=directory,
+            remedy="run evaluate without --select",
         )
     return pair["bridge"], set(pair["probe_words"])
 
@@ -292,12 +292,7 @@ def run_evaluate(
             model=model_facts(model),
             devices=runtime.describe_devices(),
             data={
-                "dictionary": {
-                    "files": dictionary.files,
-                    "sha256": dictionary.sha256,
-                    "route": dictionary.route,
-                    "notes": dictionary.notes,
-                },
+                "dictionary": dictionary_facts(dictionary),
                 "words": len(task.gold),
                 "excluded": len(excluded),
             },

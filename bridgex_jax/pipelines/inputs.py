@@ -54,6 +54,16 @@ def model_facts(model: Model) -> dict[str, Any]:
     }
 
 
+def dictionary_facts(words: Dictionary) -> dict[str, Any]:
+    """Which files a dictionary came from, how, and what reading them met, for the manifest."""
+    return {
+        "files": words.files,
+        "sha256": words.sha256,
+        "route": words.route,
+        "notes": words.notes,
+    }
+
+
 def check_languages(source: str, target: str, bridges: Sequence[str]) -> tuple[str, str, list[str]]:
     """Codes in their short form. Raises InputError where one is unknown or two are the same."""
     start, goal = language(source).code, language(target).code

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridgex_jax.bridge.significance import BootstrapResult
 from bridgex_jax.data.dictionaries import Dictionary
 from bridgex_jax.report.content import (
     BridgeRank,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from bridgex_jax.pipelines.select import Selection
 
 EXAMPLES = 12
-APART = 0.95  # a bridge that loses to the best in fewer resamples than this is tied with it
 
 
 def pair_report(selection: Selection, stored: PairSpectrum, words: Dictionary) -> PairReport:
@@ -61,7 +59,7 @@ def pair_report(selection: Selection, stored: PairSpectrum, words: Dictionary) -
         compared=tuple(compared),
         runner_up=choice.runner_up,
         margin=choice.margin,
-        tied_with=tied_with(boot, choice.bridge) if boot and choice.bridge else (),
+        tied_with=boot.tied_with(choice.bridge) if boot and choice.bridge else (),
         resamples=len(boot.draws) if boot else 0,
         permutations=len(permuted.null) if permuted else 0,
         n_words=len(selection.probe.words),
@@ -71,17 +69,6 @@ def pair_report(selection: Selection, stored: PairSpectrum, words: Dictionary) -
         ),
         probe_words=selection.probe.words,
         spectrum=stored,
-    )
-
-
-def tied_with(boot: BootstrapResult, bridge: str) -> tuple[str, ...]:
-    """The bridges that the chosen one does not beat in 95 % of the resamples."""
-    own = boot.draws[:, boot.bridges.index(bridge)]
-    return tuple(
-        other
-        for other in boot.intervals
-        if other != bridge
-        and float((own > boot.draws[:, boot.bridges.index(other)]).mean()) < APART
     )
 
 

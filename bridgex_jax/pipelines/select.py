@@ -35,9 +35,9 @@ from bridgex_jax.bridge.spectrum import (
 from bridgex_jax.data.batching import Encoded, Scope, encode_prompts, extend
 from bridgex_jax.data.corpora import Corpus
 from bridgex_jax.data.dictionaries import Dictionary
-from bridgex_jax.data.prompts import Prompt, Template, parse_template, word_prompt
+from bridgex_jax.data.prompts import WORD_TEMPLATE, Prompt, Template, parse_template, word_prompt
 from bridgex_jax.errors import InputError
-from bridgex_jax.icl.bli import is_right
+from bridgex_jax.icl.answers import is_right
 from bridgex_jax.icl.completion import complete, complete_ids
 from bridgex_jax.models.load import Model
 from bridgex_jax.neurons import sets as neuron_sets
@@ -45,7 +45,7 @@ from bridgex_jax.neurons import similarity
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import CountSettings, Part, count_languages
 from bridgex_jax.pipelines.estimate import estimate_select
-from bridgex_jax.pipelines.inputs import model_facts
+from bridgex_jax.pipelines.inputs import dictionary_facts, model_facts
 from bridgex_jax.pipelines.publish import (
     corpus_source,
     dictionary_source,
@@ -152,6 +152,12 @@ def settings_from(args: Mapping[str, Any]) -> SelectSettings:
     if compat and given:
         name = next(iter(given)).replace("_", "-")
         raise InputError(f"--compat {compat} already decides the {name}", remedy="give one of them")
+    if args["probe_filter"] == "correct" and args["words"] < FEWEST_CORRECT_WORDS:
+        raise InputError(
+            f"--words {args['words']} is under {FEWEST_CORRECT_WORDS}, the least that "
+            "--probe-filter correct works with",
+            remedy="add --probe-filter none, or take more words",
+        )
     if args["template"]:
         parse_template(args["template"])
     names = ("top_rate", "rate_scope", "bridge_set", "top_k", "drop_common", "words",
@@ -200,7 +206,8 @@ def choose_probe(
     """
     gold = words.translations()
     rng = np.random.default_rng(settings.seed)
-    candidates = [list(gold)[i] for i in rng.permutation(len(gold))]
+    in_order = list(gold)
+    candidates = [in_order[i] for i in rng.permutation(len(in_order))]
     steps = {"word pairs": len(words.pairs), "source words": len(candidates)}
     place = " and ".join(words.files)
     if len(candidates) < FEWEST_WORDS:
@@ -250,8 +257,6 @@ def _translated_right(
 
 
 def _template(settings: SelectSettings) -> Template:
-    from bridgex_jax.data.prompts import WORD_TEMPLATE
-
     return parse_template(settings.template) if settings.template else WORD_TEMPLATE
 
 
@@ -283,7 +288,8 @@ def read_probes(
         values = probe_prompts(
             model, encoded, neurons, mesh, batch_size=settings.batch_size, progress=progress
         )
-    n_tokens = np.array([sum(item.scope) for item in encoded])
+    # All tokens of the prompt: their number is what length control is about, in any scope.
+    n_tokens = np.array([len(item.ids) for item in encoded])
     ends = np.cumsum([len(probe.words) for probe in probes])
     return [
         ProbeValues([layer[:, a:b] for layer in values], neurons, n_tokens[a:b])
@@ -438,7 +444,7 @@ def run_select(
         "bridges": list(request.bridges),
         "dictionary": request.words.sha256,
         "corpora": {c: corpus.sha256 for c, corpus in (request.corpora or {}).items()},
-        "counts": {c: item.corpus.get("sha256") for c, item in (counts or {}).items()},
+        "counts": {c: item.digest for c, item in (counts or {}).items()},
     }
     with create_run(out, kind="select", settings=asdict(settings), inputs=inputs) as run:
         if run.notice:
@@ -480,12 +486,7 @@ def _publish(
         devices=runtime.describe_devices(),
         implementation=selection.spectrum.notes | {"lost_by_permutation": _lost(selection)},
         data={
-            "dictionary": {
-                "files": request.words.files,
-                "sha256": request.words.sha256,
-                "route": request.words.route,
-                "notes": request.words.notes,
-            },
+            "dictionary": dictionary_facts(request.words),
             "corpora": {code: item.corpus for code, item in counts.items()},
         },
         notes={"warnings": console.warnings},

@@ -6,6 +6,7 @@ compared (split-half stability) and their sum is exactly the count. Axis letters
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,11 @@ class LanguageCounts:
     def counts(self) -> Int[np.ndarray, "L F"]:
         """Tokens of the whole corpus at which the neuron was positive, int32."""
         return self.halves[0] + self.halves[1]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was counted: text, tokens and rows all show in it."""
+        return hashlib.sha256(self.halves.tobytes() + repr(self.half_tokens).encode()).hexdigest()
 
     @property
     def n_tokens(self) -> int:

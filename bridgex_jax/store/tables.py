@@ -48,13 +48,11 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("condition", pa.string(), nullable=False),
         pa.field("bridge", pa.string()),
         pa.field("word", pa.string(), nullable=False),
-        pa.field("concept", pa.string()),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("normalised", pa.string()),
         pa.field("gold", pa.list_(pa.string()), nullable=False),
         pa.field("correct", pa.bool_(), nullable=False),
-        pa.field("log_probability", pa.float64()),
         pa.field("hop1_prompt", pa.string()),
         pa.field("hop1_answer", pa.string()),
         pa.field("hop1_correct", pa.bool_()),
@@ -107,8 +105,6 @@ class Answer:
     normalised: str | None
     gold: tuple[str, ...]
     correct: bool
-    concept: str | None = None
-    log_probability: float | None = None
     hop1_prompt: str | None = None
     hop1_answer: str | None = None
     hop1_correct: bool | None = None

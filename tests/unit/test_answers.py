@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgex_jax.icl.answers import normalise, opens_with_quote, parse_answer, score_answers
+from bridgex_jax.icl.answers import is_right, normalise, opens_with_quote, parse_answer
 
 
 @pytest.mark.parametrize(
@@ -77,25 +77,14 @@ def test_answers_in_quotes_are_read_back(word):
         assert normalise(parse_answer(f'"{word}"')) == normalise(word)
 
 
-def test_accuracy_counts_distinct_words_and_any_gold():
-    gold = {"house": ("Haus", "Gebäude"), "cat": ("Katze",), "dog": ("Hund",), "sea": ("Meer",)}
-    generated = {"house": '"gebäude"', "cat": "Katze, Kater", "dog": "\n", "sea": '"See"',
-                 "other": "x"}  # fmt: skip
-    score = score_answers(generated, gold)
-    assert score.words == tuple(gold)
-    assert score.correct.tolist() == [True, True, False, False]
-    assert (score.accuracy, score.n_invalid) == (0.5, 1)
+def test_any_gold_is_right_and_nothing_else_is():
+    golds = ("Haus", "Gebäude")
+    assert is_right('"gebäude"', golds) and is_right("Haus, Häuser", golds)
+    assert not is_right('"Hof"', golds) and not is_right("\n", golds)
 
 
 def test_an_empty_answer_is_never_right():
-    assert score_answers({"a": '""'}, {"a": ('"',)}).accuracy == 0
-
-
-def test_nothing_to_score_is_an_error():
-    with pytest.raises(ValueError, match="no words"):
-        score_answers({}, {})
-    with pytest.raises(ValueError, match="1 words have no continuation, the first is 'b'"):
-        score_answers({"a": "x"}, {"a": ("x",), "b": ("y",)})
+    assert not is_right('""', ('"',))
 
 
 @pytest.mark.parametrize("text, opens", [('"a', True), (' "a', True), ("„a", True), ("a\"", False),

@@ -33,17 +33,16 @@ def test_every_row_comes_back_once_whatever_the_batch_size(tiny_model):
     words = ["a" * n for n in range(1, 40)]
     prompts = [word_prompt("de", "en", word) for word in words]
     encoded = encode_prompts(tiny_model.tokenizer, prompts, "word_tokens")
-    for side in ("left", "right"):
-        for size in (1, 4, 64):
-            batches = list(bucketed(encoded, size, pad_side=side))
-            rows = np.concatenate([batch.index for batch in batches])
-            assert sorted(rows[rows >= 0]) == list(range(len(words)))
-            for batch in batches:
-                assert len(batch.tokens) <= size
-                for row, index in enumerate(batch.index):
-                    ids = encoded[index].ids if index >= 0 else ()
-                    assert tuple(batch.tokens[row][batch.mask[row]]) == ids
-                    assert not (batch.scope[row] & ~batch.mask[row]).any()
+    for size in (1, 4, 64):
+        batches = list(bucketed(encoded, size))
+        rows = np.concatenate([batch.index for batch in batches])
+        assert sorted(rows[rows >= 0]) == list(range(len(words)))
+        for batch in batches:
+            assert len(batch.tokens) <= size
+            for row, index in enumerate(batch.index):
+                ids = encoded[index].ids if index >= 0 else ()
+                assert tuple(batch.tokens[row][batch.mask[row]]) == ids
+                assert not (batch.scope[row] & ~batch.mask[row]).any()
 
 
 def test_a_bucket_has_one_shape(tiny_model):
@@ -64,6 +63,11 @@ def test_packed_rows_hold_the_text_in_order_and_drop_the_remainder(tiny_model):
     assert whole.startswith(text) and 0 < len(whole) - len(text) < 3 * 32
     assert all(row.ids[0] == tokenizer.bos_token_id and not row.scope[0] for row in rows)
     assert all(sum(row.scope) == 31 for row in rows)
+
+
+def test_an_unknown_scope_is_no_other_scope(tiny_model):
+    with pytest.raises(ValueError, match="scope is 'prompt'"):
+        encode_prompts(tiny_model.tokenizer, [PROMPT], "prompt")
 
 
 def test_a_word_without_tokens_is_refused_by_name(tiny_model):

@@ -126,6 +126,12 @@ def test_hash_changes_with_weights_and_with_configuration(directory):
     assert len({before, with_config, model_hash(directory)}) == 3
 
 
+def test_hash_changes_with_the_tokenizer(directory):
+    before = model_hash(directory)
+    (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert model_hash(directory) != before
+
+
 def test_a_mesh_gets_the_parameters_replicated(directory):
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     for leaf in jax.tree.leaves(read_weights(directory, CONFIG, mesh=mesh)):

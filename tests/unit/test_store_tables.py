@@ -93,7 +93,6 @@ def test_overlap_and_answers_survive_the_disk(tmp_path):
     answers = (
         Answer("id", "he", "zero_shot", None, "rumah", "p", '"בית"', "בית", ("בית",), True),
         Answer("id", "he", "de", "de", "air", "p", "?", None, ("מים", "מי"), False,
-               concept="c7", log_probability=-2.5,
                hop1_prompt="q", hop1_answer="Wasser", hop1_correct=True),
     )  # fmt: skip
     write_answers(tmp_path / "answers.parquet", answers)

@@ -3,10 +3,14 @@
 import re
 from dataclasses import replace
 
+import numpy as np
+
+from bridgex_jax import runtime
 from bridgex_jax.data.corpora import Corpus
 from bridgex_jax.data.dictionaries import Dictionary, WordPair
+from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.estimate import estimate_select
-from bridgex_jax.pipelines.select import Request, SelectSettings
+from bridgex_jax.pipelines.select import Probe, Request, SelectSettings, read_probes
 
 PAIRS = tuple(WordPair(f"kata{n}", f"מילה{n}") for n in range(300))
 WORDS = Dictionary("id", "he", PAIRS, {}, ("d",), "0")
@@ -31,3 +35,18 @@ def test_the_estimate_counts_corpora_probes_and_the_filter(tiny_model):
     assert tokens(tiny_model, replace(settings, probe_filter="correct")) > tokens(
         tiny_model, settings
     )
+
+
+def test_length_control_sees_the_prompt_s_length_in_every_token_scope(tiny_model):
+    probe = Probe("id", "he", ("a", "bb" * 9, "ccc"), {})
+    neurons = [np.arange(3)] * tiny_model.config.n_layers
+    found = []
+    for scope in ("from_word_mean", "last_token", "prompt_mean"):
+        settings = SelectSettings(token_scope=scope)
+        (values,) = read_probes(
+            tiny_model, [probe], neurons, settings, runtime.data_mesh(), Console(quiet=True)
+        )
+        found.append(values.strata)
+    assert len(set(found[0])) > 1
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
