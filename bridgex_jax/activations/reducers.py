@@ -71,7 +71,7 @@ def _mean_of_chosen(
 
 @dataclass(frozen=True)
 class TreeMean:
-    """`TokenMean` of rows that hold several prompts as a tree (activations/tree.py); Q = prompts.
+    """`TokenMean` of rows that hold several prompts as a tree (data/trees.py); Q = prompts.
 
     The context is Bool [B, Q, T]: which tokens of the row are in the scope of which prompt.
     """

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from bridgex_jax import runtime
 from bridgex_jax.activations.reducers import CountPositive, TokenMean, TokenStatistics, TreeMean
-from bridgex_jax.activations.tree import tree_batches
 from bridgex_jax.data.batching import Batch, Encoded
+from bridgex_jax.data.trees import tree_batches
 from bridgex_jax.models.decoder import run_decoder, tree_attend
 from bridgex_jax.models.load import Model
 
@@ -146,7 +146,7 @@ def probe_prompts(
     site: str = "mlp_gate_act",
     progress: Progress = _silent,
 ) -> list[Float[np.ndarray, "c W"]]:
-    """`probe_values`, where what several prompts begin with is computed once (activations/tree.py).
+    """`probe_values`, where what several prompts begin with is computed once (data/trees.py).
 
     The same values within the rounding of the model's dtype, in any order of the prompts.
 

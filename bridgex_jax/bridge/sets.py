@@ -109,6 +109,7 @@ class LayerSets:
     n_shared: Int[np.ndarray, " L"]
     n_bridge: Int[np.ndarray, "G L"]
     matched: Int[np.ndarray, " L"]  # m of the size-matched score; 0 without
+    strata: Int[np.ndarray, " N"]  # labels of `pool_strata`
     notes: dict[str, int]
 
 
@@ -191,7 +192,7 @@ def layer_sets(
             blocks += _set_median_blocks(layer, rows, is_shared, member, present, settings, notes)
         elif present.size:
             blocks.append(_shared_block(layer, rows, sigma, is_shared, member, present))
-    return LayerSets(tuple(blocks), n_shared, n_bridge, matched, dict(notes))
+    return LayerSets(tuple(blocks), n_shared, n_bridge, matched, strata, dict(notes))
 
 
 def _check_sets(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from bridgex_jax.kernels.hsic import api
 from bridgex_jax.kernels.hsic.cholesky import centred_factors
@@ -24,11 +24,15 @@ from bridgex_jax.kernels.hsic.resampling import (
     factor_set,
     permuted_values,
 )
-from bridgex_jax.kernels.hsic.score import subset_maximum_weights
+from bridgex_jax.kernels.hsic.score import (
+    released_score,
+    size_matched_score,
+    subset_maximum_weights,
+)
 
 from .choice import checked_window, mean_weights, weighted_means
-from .sets import Block, LayerSets, ProbeValues, SpectrumSettings, layer_sets, pool_strata
-from .spectrum import block_scores, block_values, common_sizes
+from .sets import Block, SpectrumSettings
+from .spectrum import PairScores
 
 PERMUTATIONS_AT_ONCE = 64
 
@@ -76,34 +80,24 @@ class PermutationResult:
 
 @dataclasses.dataclass(frozen=True)
 class _Chosen:
-    """The blocks of the layers that count, and the layers' weights in the means."""
+    """The blocks of the layers that count with their values, and the layers' weights.
 
-    settings: SpectrumSettings
-    sets: LayerSets
-    blocks: tuple[Block, ...]
+    sizes: padded n1, n2 and n2 of a single bridge, alike for all pairs.
+    """
+
+    blocks: tuple[tuple[Block, Float[np.ndarray, "n1 n2"]], ...]
     weights: Float[np.ndarray, "G L"]
+    sizes: tuple[int, int, int]
 
 
-def _chosen_layers(
-    probe: ProbeValues,
-    shared: Bool[np.ndarray, "L F"],
-    bridges: Mapping[str, Bool[np.ndarray, "L F"]],
-    settings: SpectrumSettings | None,
-    window: Sequence[int] | None,
-) -> _Chosen:
-    settings = (settings or SpectrumSettings()).resolved()
-    layers = checked_window(window, len(probe.values))
-    if settings.compat != "reference":  # whose window slides over all layers
-        inside = np.isin(np.arange(len(shared)), layers)[:, None]
-        shared = shared & inside
-        bridges = {name: neurons & inside for name, neurons in bridges.items()}
-    sets = layer_sets(probe, shared, bridges, settings)
-    present = np.zeros((len(bridges), len(probe.values)), bool)
-    for block in sets.blocks:
-        present[list(block.bridges), block.layer] = True
-    weights = mean_weights(present, layers, settings.compat)
-    blocks = tuple(b for b in sets.blocks if weights[list(b.bridges), b.layer].any())
-    return _Chosen(settings, sets, blocks, weights)
+def _chosen_layers(scores: PairScores, window: Sequence[int] | None) -> _Chosen:
+    present = ~np.isnan(scores.spectrum.score)
+    layers = checked_window(window, present.shape[1])
+    weights = mean_weights(present, layers, scores.settings.compat)
+    pairs = zip(scores.sets.blocks, scores.values, strict=True)
+    kept = ((b, values) for b, values in pairs if weights[list(b.bridges), b.layer].any())
+    n1, n2, single = scores.widest[layers].max(axis=0).tolist()
+    return _Chosen(tuple(kept), weights, (api.bucket(n1), api.bucket(n2), api.bucket(single)))
 
 
 def score_coefficients(
@@ -124,36 +118,27 @@ def score_coefficients(
 
 
 def bootstrap(
-    probe: ProbeValues,
-    shared: Bool[np.ndarray, "L F"],
-    bridges: Mapping[str, Bool[np.ndarray, "L F"]],
-    settings: SpectrumSettings | None = None,
-    window: Sequence[int] | None = None,
-    *,
-    n: int = 1000,
-    seed: int = 0,
+    scores: PairScores, window: Sequence[int] | None = None, *, n: int = 1000, seed: int = 0
 ) -> BootstrapResult:
-    """n bootstrap draws over the probe words of every bridge's mean score.
+    """n bootstrap draws over the probe words of every bridge's mean score over the window.
 
     A draw reweights pairs of *distinct* words (a word drawn twice does not meet its copy) in
     kernels centred on the full sample; every neuron's matches stay those of the full sample. The
-    same words are drawn in all layers. Raises as `language_spectrum` does.
+    same words are drawn in all layers. Raises InputError for layers that do not exist.
     """
-    chosen = _chosen_layers(probe, shared, bridges, settings, window)
-    n_words = len(probe.strata)
+    chosen, names = _chosen_layers(scores, window), scores.spectrum.bridges
+    n_words = len(scores.sets.strata)
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(n_words, np.full(n_words, 1 / n_words), size=n)
     weights = np.concatenate([np.ones((1, n_words)), counts]).T.astype(np.float32)  # [N, 1 + B]
-    scores = np.full((n + 1, len(bridges), len(probe.values)), np.nan)
-    widest = max((len(b.x) for b in chosen.blocks), default=0)
-    longest = max((int(b.member.sum(axis=1).max()) for b in chosen.blocks), default=0)
-    size = (api.bucket(widest), api.bucket(longest))
-    for block, values, _ in block_values(chosen.blocks, chosen.settings):
-        matched = int(chosen.sets.matched[block.layer])
-        drawn = _block_draws(block, values, matched, weights, size, chosen.settings)
-        scores[:, list(block.bridges), block.layer] = drawn.T
-    means = weighted_means(scores, chosen.weights)
-    return _summary(tuple(bridges), means[1:], means[0])
+    drawn = np.full((n + 1, *scores.spectrum.score.shape), np.nan)
+    size = (chosen.sizes[0], chosen.sizes[2])
+    for block, values in chosen.blocks:
+        matched = int(scores.sets.matched[block.layer])
+        of_block = _block_draws(block, values, matched, weights, size, scores.settings)
+        drawn[:, list(block.bridges), block.layer] = of_block.T
+    means = weighted_means(drawn, chosen.weights)
+    return _summary(names, means[1:], means[0])
 
 
 def _block_draws(
@@ -223,41 +208,33 @@ def stratified_permutations(
 
 
 def permutation_test(
-    probe: ProbeValues,
-    shared: Bool[np.ndarray, "L F"],
-    bridges: Mapping[str, Bool[np.ndarray, "L F"]],
-    settings: SpectrumSettings | None = None,
-    window: Sequence[int] | None = None,
-    *,
-    n: int = 200,
-    seed: int = 0,
+    scores: PairScores, window: Sequence[int] | None = None, *, n: int = 200, seed: int = 0
 ) -> PermutationResult:
     """Permute the words of the shared neurons within strata of the token count, n times.
 
     Every pair is recomputed and re-matched. A bridge's p-value is the share of permutations,
     itself included, whose *largest* mean over the bridges reaches the bridge's own, which holds
-    the error over all bridges together. Raises as `language_spectrum` does.
+    the error over all bridges together. Raises InputError for layers that do not exist.
     """
-    chosen = _chosen_layers(probe, shared, bridges, settings, window)
-    strata = pool_strata(np.asarray(probe.strata))
+    chosen, names = _chosen_layers(scores, window), scores.spectrum.bridges
+    strata = scores.sets.strata
     orders = np.concatenate(
         [np.arange(len(strata))[None], stratified_permutations(strata, n, seed)]
     )
-    scores = np.full((n + 1, len(bridges), len(probe.values)), np.nan)
+    drawn = np.full((n + 1, *scores.spectrum.score.shape), np.nan)
     lost = 0.0
-    sizes = common_sizes([(len(block.x), len(block.y)) for block in chosen.blocks])
-    for block, size in zip(chosen.blocks, sizes, strict=True):
-        drawn, left_out = _permuted_scores(block, size, orders, chosen)
-        scores[:, list(block.bridges), block.layer] = drawn
+    for block, _ in chosen.blocks:
+        of_block, left_out = _permuted_scores(block, chosen.sizes[:2], orders, scores)
+        drawn[:, list(block.bridges), block.layer] = of_block
         lost = max(lost, left_out)
-    means = weighted_means(scores, chosen.weights)
+    means = weighted_means(drawn, chosen.weights)
     largest = np.nanmax(means[1:], axis=1, initial=-np.inf)
     p_values = {
         name: float((1 + (largest >= means[0, g]).sum()) / (n + 1))
-        for g, name in enumerate(bridges)
+        for g, name in enumerate(names)
         if not math.isnan(means[0, g])
     }
-    return PermutationResult(tuple(bridges), p_values, means[0], means[1:], lost)
+    return PermutationResult(names, p_values, means[0], means[1:], lost)
 
 
 def _factors(
@@ -272,7 +249,7 @@ def _factors(
 
 
 def _permuted_scores(
-    block: Block, size: tuple[int, int], orders: Int[np.ndarray, "B N"], chosen: _Chosen
+    block: Block, size: tuple[int, int], orders: Int[np.ndarray, "B N"], scores: PairScores
 ) -> tuple[Float[np.ndarray, "B b"], float]:
     """Scores of the block's bridges under every order of the words of its shared neurons."""
     x, lost_x = _factors(block.x, block.sigma_x, size[0], block.epsilon)
@@ -281,16 +258,27 @@ def _permuted_scores(
     parts = -(-len(orders) // PERMUTATIONS_AT_ONCE)
     at_once = -(-len(orders) // parts)
     padded = np.pad(orders, ((0, parts * at_once - len(orders)), (0, 0)), mode="edge")
-    scores = []
+    drawn = []
     for part in np.split(padded.astype(np.int32), parts):
         values = permuted_values(
             x,
             y,
             part,
-            estimator=chosen.settings.estimator,
+            estimator=scores.settings.estimator,
             precision="highest",
         )
         own = np.asarray(values)[:, :n1, :n2]
-        scores.append(block_scores(block, own, chosen.sets, chosen.settings))
-    drawn = np.concatenate(scores, axis=1)[:, : len(orders)]
-    return drawn.T, max(lost_x, lost_y)
+        drawn.append(_block_scores(block, own, scores))
+    return np.concatenate(drawn, axis=1)[:, : len(orders)].T, max(lost_x, lost_y)
+
+
+def _block_scores(
+    block: Block, values: Float[np.ndarray, "B n1 n2"], scores: PairScores
+) -> Float[np.ndarray, "b B"]:
+    """Scores of the block's bridges from HSIC values."""
+    matched = int(scores.sets.matched[block.layer])
+    found = []
+    for member in block.member:
+        own = values[..., member]
+        found.append(size_matched_score(own, matched) if matched else released_score(own))
+    return np.stack(found)

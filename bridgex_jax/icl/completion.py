@@ -1,25 +1,39 @@
 """Completing prompts in batches: greedy, up to the end of the line, each distinct prompt once.
 
 bridgex-icl, "Using the bridge": at most 30 new tokens, stop at a newline. The stop is every
-token whose text holds a newline, since tokenizers merge it with its neighbours.
+token whose text holds a newline, since tokenizers merge it with its neighbours. An answer that
+opens with a quote also ends with the next one: nothing after it is read. Prompts that begin alike
+(one word into several languages, one bridge to several targets) share these tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 from bridgex_jax import runtime
-from bridgex_jax.data.batching import Encoded, bucketed, extend
-from bridgex_jax.models.generate import generate
+from bridgex_jax.data.batching import Encoded, bucket_length, extend
+from bridgex_jax.data.trees import PROMPTS_PER_ROW, ROW_LENGTH, Row, pack, row_arrays
+from bridgex_jax.models.generate import Pool, decode, make_stops, new_pool, prefill
 from bridgex_jax.models.load import Model
 
 MAX_NEW_TOKENS = 30
-PROMPT_MULTIPLE = 16  # of padded lengths: the loop takes long to compile, so few shapes
-SHORT_ANSWER = 16  # new tokens of the first round; most answers to a dictionary prompt end here
+PATH_MULTIPLE = 16  # of padded prompt lengths: the loop takes long to compile, so few shapes
+SHORTEST_PATH = 32
+AT_ONCE = 2  # batches in flight
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Prompts that are decoded together: for each device the rows that hold its prompts."""
+
+    parts: tuple[tuple[Row, ...], ...]
 
 
 def complete_ids(
@@ -29,47 +43,137 @@ def complete_ids(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    progress: Callable[[int], object] = lambda rows: None,
+    progress: Progress = lambda rows: None,
 ) -> list[list[int]]:
-    """The generated token ids of every prompt, up to and without the token that ended the line.
-
-    In two rounds: a batch runs as long as its longest answer, so the few long ones are finished
-    together in batches of their own.
-    """
-    first = min(SHORT_ANSWER, max_new_tokens)
-    answers, ended = _run_round(model, encoded, mesh, batch_size, first, progress)
-    left = [i for i, done in enumerate(ended) if not done]
-    if left and first < max_new_tokens:
-        longer = [extend(encoded[i], answers[i]) for i in left]
-        rest, _ = _run_round(model, longer, mesh, batch_size, max_new_tokens - first)
-        for i, more in zip(left, rest, strict=True):
-            answers[i] = answers[i] + more
+    """The generated token ids of every prompt, without the token that ended the line."""
+    width = -(-min(batch_size, _even(len(encoded))) // mesh.devices.size)  # prompts a device
+    answers: list[list[int]] = [[] for _ in encoded]
+    left = list(range(len(encoded)))
+    opening = frozenset(model.quote_ids[0])
+    while left:
+        opened = [int(answers[i][0] in opening) if answers[i] else -1 for i in left]
+        asked = [extend(encoded[i], answers[i]) for i in left]
+        found = _one_round(model, asked, opened, mesh, width, max_new_tokens, progress)
+        for i, (ids, _) in zip(left, found, strict=True):
+            answers[i] = (answers[i] + ids)[:max_new_tokens]
+        left = [
+            i
+            for i, (_, ended) in zip(left, found, strict=True)
+            if not ended and len(answers[i]) < max_new_tokens
+        ]
     return answers
 
 
-def _run_round(
+def _one_round(
     model: Model,
     encoded: Sequence[Encoded],
+    opened: Sequence[int],
     mesh: Mesh,
-    batch_size: int,
+    width: int,
     max_new_tokens: int,
-    progress: Callable[[int], object] = lambda rows: None,
-) -> tuple[list[list[int]], list[bool]]:
-    """Generated ids without the stop token, and whether there was one, for every prompt."""
-    stops = model.line_end_ids
-    ends = frozenset(stops)
-    answers: list[list[int]] = [[] for _ in encoded]
-    ended = [False] * len(encoded)
-    for batch in bucketed(encoded, batch_size, multiple=PROMPT_MULTIPLE):
-        rows = runtime.over_data(mesh, len(batch.tokens))
-        tokens, mask = jax.device_put((batch.tokens, batch.mask), rows)
-        produced = generate(model, tokens, mask, max_new_tokens=max_new_tokens, stop_ids=stops)
-        for row, ids in zip(batch.index, np.asarray(produced).tolist(), strict=True):
-            if row >= 0:
-                end = next((i for i, token in enumerate(ids) if token in ends), None)
-                answers[row], ended[row] = ids[:end], end is not None
-        progress(int((batch.index >= 0).sum()))
-    return answers, ended
+    progress: Progress,
+) -> list[tuple[list[int], bool]]:
+    """New ids of every prompt, and whether the answer has ended with them."""
+    n_parts = mesh.devices.size
+    row_length = max(ROW_LENGTH, 2 * bucket_length(max(len(item.ids) for item in encoded)))
+    chunks = _chunks(pack(encoded, row_length, min(width, PROMPTS_PER_ROW)), n_parts, width)
+    at_once = max(1, runtime.tokens_a_batch(mesh) // (row_length * n_parts))
+    # Room for 16 new tokens a prompt, whatever is needed: another size would compile again.
+    usual = 16 * width // row_length
+    n_rows = max(usual, *(len(rows) for chunk in chunks for rows in chunk.parts))
+    n_rows = -(-n_rows // at_once) * at_once
+    stops = make_stops(model, model.line_end_ids, *model.quote_ids)
+    place = _pool_sharding(mesh)
+    pools = [
+        jax.device_put(new_pool(model, n_parts, n_rows * row_length), place) for _ in range(AT_ONCE)
+    ]
+
+    def start(number: int, chunk: _Chunk) -> tuple[Int[np.ndarray, "P b"], tuple[Array, ...]]:
+        """Queues a chunk on the devices: its indices, and what they will answer."""
+        pool = pools[number % AT_ONCE]
+        index, paths, lengths = _paths(chunk, width, row_length)
+        context = paths.shape[2] + max_new_tokens
+        for first in range(0, max(len(rows) for rows in chunk.parts), at_once):
+            rows = [row for part in chunk.parts for row in _padded(part, first, at_once)]
+            sharding = runtime.over_data(mesh, len(rows))
+            arrays = jax.device_put(row_arrays(rows, row_length), sharding)
+            pool = prefill(model, pool, *arrays, np.int32(first), context)
+        pools[number % AT_ONCE] = pool
+        state = np.where(index >= 0, np.asarray(opened, np.int32)[index], -1)
+        places = jax.device_put((paths, lengths, state), runtime.over_data(mesh, n_parts))
+        return index, decode(model, pool, *places, stops, max_new_tokens)
+
+    line = frozenset(model.line_end_ids)
+    answers: list[tuple[list[int], bool]] = [([], False)] * len(encoded)
+
+    def finish(index: Int[np.ndarray, "P b"], found: tuple[Array, ...]) -> None:
+        real = index >= 0
+        rows = (np.asarray(x)[real].tolist() for x in found)
+        for prompt, ids, n, ended in zip(index[real].tolist(), *rows, strict=True):
+            answers[prompt] = (ids[: n - (ended and ids[n - 1] in line)], ended)
+        progress(sum(answers[prompt][1] for prompt in index[real].tolist()))
+
+    queue: list[tuple[Int[np.ndarray, "P b"], tuple[Array, ...]]] = []
+    for number, chunk in enumerate(chunks):
+        queue.append(start(number, chunk))
+        if len(queue) == AT_ONCE:  # a device that waits for memory can work on another batch
+            finish(*queue.pop(0))
+    for item in queue:
+        finish(*item)
+    return answers
+
+
+def _even(n: int) -> int:
+    """The next power of two: few shapes for small jobs."""
+    return 1 << (n - 1).bit_length()
+
+
+def _chunks(rows: Sequence[Row], n_parts: int, width: int) -> list[_Chunk]:
+    """Rows in batches of at most `width` prompts a device, short prompts first.
+
+    Short prompts have short answers, and a batch runs as long as its longest.
+    """
+    in_order = sorted(rows, key=lambda row: max(len(path) for _, path in row.prompts))
+    parts: list[list[Row]] = [[]]
+    prompts = 0
+    for row in in_order:
+        if parts[-1] and prompts + len(row.prompts) > width:
+            parts.append([])
+            prompts = 0
+        parts[-1].append(row)
+        prompts += len(row.prompts)
+    parts += [[]] * (-len(parts) % n_parts)
+    return [
+        _Chunk(tuple(tuple(rows) for rows in parts[start : start + n_parts]))
+        for start in range(0, len(parts), n_parts)
+    ]
+
+
+def _padded(rows: Sequence[Row], start: int, n: int) -> list[Row]:
+    """Rows start … start + n - 1, empty ones after the last."""
+    some = list(rows[start : start + n])
+    return some + [Row()] * (n - len(some))
+
+
+def _paths(
+    chunk: _Chunk, width: int, row_length: int
+) -> tuple[Int[np.ndarray, "P b"], Int[np.ndarray, "P b S"], Int[np.ndarray, "P b"]]:
+    """For every prompt of every part its index (-1: none), its slots in the pool, its length."""
+    longest = max(len(path) for part in chunk.parts for row in part for _, path in row.prompts)
+    shape = (len(chunk.parts), width)
+    index, lengths = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
+    paths = np.zeros((*shape, max(SHORTEST_PATH, bucket_length(longest, PATH_MULTIPLE))), np.int32)
+    for p, part in enumerate(chunk.parts):
+        prompts = [(row, *prompt) for row, held in enumerate(part) for prompt in held.prompts]
+        for b, (row, prompt, path) in enumerate(prompts):
+            index[p, b], lengths[p, b] = prompt, len(path)
+            paths[p, b, : len(path)] = np.array(path) + row * row_length
+    return index, paths, lengths
+
+
+def _pool_sharding(mesh: Mesh) -> Pool:
+    held = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return Pool(held, held, NamedSharding(mesh, PartitionSpec("data")))  # type: ignore[arg-type]
 
 
 def complete(
@@ -79,7 +183,7 @@ def complete(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    progress: Callable[[int], object] = lambda rows: None,
+    progress: Progress = lambda rows: None,
 ) -> list[str]:
     """The continuation of every prompt as text; a prompt that occurs twice is computed once."""
     if not prompts:

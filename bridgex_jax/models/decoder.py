@@ -39,8 +39,8 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"silu": jax.nn.silu}  # c
 class KVCache(NamedTuple):
     """Keys and values of the slots written so far; S slots a row, filled from slot 0 on."""
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    keys: Float[Array, "L B K S H"]
+    values: Float[Array, "L B K S H"]
     positions: Int[Array, "B S"]
     filled: Bool[Array, "B S"]
     length: Int[Array, ""]
@@ -127,6 +127,7 @@ class Block(nn.Module):
             q = RMSNorm(cfg.norm_eps, name="q_norm")(q)
             k = RMSNorm(cfg.norm_eps, name="k_norm")(k)
         q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
+        k, v = (rearrange(x, "b t k h -> b k t h") for x in (k, v))
         keys, values, cache = read_and_write(cache, layer["index"], attend.slot, k, v)
         mask = layer_mask(attend, layer.get("window"))
         taps["z"] = z = attention(q, keys, values, mask)
@@ -208,14 +209,14 @@ def read_and_write(
     cache: tuple[Array, Array] | None,
     layer: Int[Array, ""],
     slot: Int[Array, ""] | None,
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
+    k: Float[Array, "B K T H"],
+    v: Float[Array, "B K T H"],
 ) -> tuple[Array, Array, tuple[Array, Array] | None]:
     """Puts new keys and values at `slot` of this layer's cache; returns all of the layer's."""
     if cache is None or slot is None:
         return k, v, None
     zero = jnp.zeros((), jnp.int32)
-    at = (layer, zero, slot, zero, zero)
+    at = (layer, zero, zero, slot, zero)
     written = tuple(
         jax.lax.dynamic_update_slice(whole, new[None].astype(whole.dtype), at)
         for whole, new in zip(cache, (k, v), strict=True)
@@ -226,17 +227,17 @@ def read_and_write(
 
 def attention(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
     mask: Bool[Array, "B 1 T S"],
 ) -> Float[Array, "B T N H"]:
     """Scaled dot products with softmax in float32; N / K query heads share a key head.
 
     Example and head are one axis, so that XLA's CPU backend sees plain batched matrix products.
     """
-    b, kv_heads = q.shape[0], k.shape[2]
+    b, kv_heads = k.shape[:2]
     q = rearrange(q, "b t (k g) h -> (b k) (g t) h", k=kv_heads)
-    k, v = (rearrange(x, "b s k h -> (b k) s h") for x in (k, v))
+    k, v = (rearrange(x, "b k s h -> (b k) s h") for x in (k, v))
     scores = jnp.einsum("xth,xsh->xts", q, k, preferred_element_type=jnp.float32)
     scores = scores * jnp.float32(q.shape[-1] ** -0.5)
     scores = rearrange(scores, "(b k) (g t) s -> b (k g) t s", b=b, t=mask.shape[2])
@@ -284,27 +285,32 @@ def make_attend(config: DecoderConfig, mask: Bool[Array, "B T"], cache: KVCache 
 
 
 def tree_attend(
-    config: DecoderConfig, positions: Int[Array, "B T"], ancestors: Bool[Array, "B T T"]
+    config: DecoderConfig,
+    positions: Int[Array, "B T"],
+    ancestors: Bool[Array, "B T T"],
+    slot: Int[Array, ""] | None = None,
+    context: int | None = None,
 ) -> Attend:
     """Attention in rows that hold several texts as a tree: a token sees its ancestors and itself.
 
     `positions` are depths in the tree: a text gives the same values as in a row of its own, as
-    long as it is within the context that the model was trained on.
+    long as it is within the context that the model was trained on. slot: where a cache that is
+    given with it takes this call's keys; context: see `rope_frequencies`.
     """
-    frequencies, factor = rope_frequencies(config.rope, config.head_dim)
+    frequencies, factor = rope_frequencies(config.rope, config.head_dim, context)
     return Attend(
         positions=positions,
         key_positions=positions,
         filled=jnp.ones(positions.shape, bool),
         mask=ancestors[:, None],
         rotation=rope_tables(positions, frequencies, factor),
-        slot=None,
+        slot=slot,
     )
 
 
 def new_cache(config: DecoderConfig, batch: int, slots: int, dtype: jnp.dtype) -> KVCache:
     """An empty cache of `slots` positions for `batch` rows."""
-    shape = (config.n_layers, batch, slots, config.n_kv_heads, config.head_dim)
+    shape = (config.n_layers, batch, config.n_kv_heads, slots, config.head_dim)
     return KVCache(
         keys=jnp.zeros(shape, dtype),
         values=jnp.zeros(shape, dtype),

@@ -55,9 +55,19 @@ class Model:
     @functools.cached_property
     def line_end_ids(self) -> tuple[int, ...]:
         """Tokens whose text holds a newline (tokenizers merge it with its neighbours), and EOS."""
-        texts = self.tokenizer.batch_decode([[i] for i in range(self.config.vocab_size)])
-        ends = {i for i, text in enumerate(texts) if "\n" in text}
+        ends = {i for i, text in enumerate(self._texts) if "\n" in text}
         return tuple(sorted(ends | set(self.config.eos_token_ids)))
+
+    @functools.cached_property
+    def quote_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens that open a straight double quote and hold no other, and all that hold one."""
+        quotes = {i: text for i, text in enumerate(self._texts) if '"' in text}
+        opening = (i for i, text in quotes.items() if text.lstrip(" ").rfind('"') == 0)
+        return tuple(opening), tuple(quotes)
+
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        return self.tokenizer.batch_decode([[i] for i in range(self.config.vocab_size)])
 
 
 def load_model(

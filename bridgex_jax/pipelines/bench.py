@@ -28,10 +28,10 @@ from jaxtyping import Float, Int
 from bridgex_jax import runtime
 from bridgex_jax.activations.reducers import TreeMean
 from bridgex_jax.activations.run import probe_prompts, probe_values, tree_step
-from bridgex_jax.activations.tree import tree_batches
 from bridgex_jax.data.batching import Batch, Encoded, bucketed
 from bridgex_jax.data.cldr import read_concepts
 from bridgex_jax.data.prompts import Prompt, word_prompt
+from bridgex_jax.data.trees import tree_batches
 from bridgex_jax.kernels.hsic.bench import SIZES, bench
 from bridgex_jax.models.config import DecoderConfig, plain_llama
 from bridgex_jax.models.decoder import init_params

@@ -42,7 +42,7 @@ from bridgex_jax.pipelines.select import (
     pair_sets,
     read_probes,
     score_name,
-    score_pair,
+    score_selections,
     union_neurons,
 )
 from bridgex_jax.report.content import Report, Source, choice_of, evaluation_of, read_report
@@ -54,6 +54,7 @@ from bridgex_jax.store.tables import PairSpectrum, write_answers
 
 PROBE_SHARE = 0.3  # of the concepts; the rest is evaluated
 FEWEST_PROBES = 256
+TOKENS_PER_LINE = 8  # at least, in the formatters' lines
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class DemoSettings:
 
     seed: int = 0
     tokens: int = 16_000  # counted a language: a third of what a study should have, for time
-    words: int = 50  # evaluated a direction; all of them take several minutes on two cores
-    batch_size: int = 128
+    words: int = 120  # evaluated a direction; all of them take a minute and a half on two cores
+    batch_size: int = 512
     top_rate: float = 0.10  # a small model's sets are empty in most layers at 0.01
     probe_filter: str = "none"  # the directions are held out: hardly a word is translated right
     resamples: int = 400
@@ -126,14 +127,21 @@ def split_concepts(concepts: Sequence[Concept], seed: int) -> Held:
     return Held(tuple(ranked[:n_probe]), tuple(ranked[n_probe:]))
 
 
-def evaluation_task(source: str, target: str, concepts: Sequence[Concept], n: int) -> Task:
-    """The first n concepts whose target word is neither the source word nor the English one."""
-    kept = {
-        c.words[source]: (c.words[target],)
+def evaluation_task(
+    source: str, target: str, concepts: Sequence[Concept], n: int | None = None
+) -> Task:
+    """Concepts whose target word is neither the source word nor the English one, at most n.
+
+    Every source has its own, by a hash of their identifiers: its directions share the words, and
+    so their translations into the bridges, and together they evaluate nearly all concepts.
+    """
+    kept = [
+        c
         for c in concepts
         if fold(c.words[target]) not in (fold(c.words[source]), fold(c.words["en"]))
-    }
-    return Task(source, target, dict(itertools.islice(kept.items(), n)))
+    ]
+    kept.sort(key=lambda c: stable_fraction(source, c.id))
+    return Task(source, target, {c.words[source]: (c.words[target],) for c in kept[:n]})
 
 
 def concept_dictionary(source: str, target: str, concepts: Sequence[Concept]) -> Dictionary:
@@ -175,7 +183,8 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
         )
         languages = (*poor, *bridges)
         with run.stage("count"):
-            corpora = {code: cldr_corpus(code, mix["seed"] + 1) for code in languages}
+            lines = settings.tokens // TOKENS_PER_LINE
+            corpora = {code: cldr_corpus(code, mix["seed"] + 1, lines) for code in languages}
             budget = CountSettings(tokens=settings.tokens)
             counts = count_languages(model, corpora, budget, mesh, console, run.part)
             sets = make_sets(counts, select, console)
@@ -245,12 +254,12 @@ def choose_all(
     values = read_probes(
         model, probes, union_neurons(members), settings, runtime.data_mesh(), console
     )
-    with console.progress("scoring", len(pairs), "directions") as progress:
-        selections = {}
-        for probe, value, (key, pair) in zip(probes, values, pairs.items(), strict=True):
-            selections[key] = score_pair(probe, _only(value, pair), pair, settings)
-            progress(1)
-    return selections
+    probed = [
+        (probe, _only(value, pair), pair)
+        for probe, value, pair in zip(probes, values, pairs.values(), strict=True)
+    ]
+    found = score_selections(probed, settings, runtime.data_mesh(), console)
+    return dict(zip(pairs, found, strict=True))
 
 
 def _only(values: ProbeValues, pair: Any) -> ProbeValues:

@@ -27,10 +27,11 @@ from bridgex_jax.bridge.significance import (
     permutation_test,
 )
 from bridgex_jax.bridge.spectrum import (
+    ProbedPair,
     ProbeValues,
     Spectrum,
     SpectrumSettings,
-    language_spectrum,
+    score_pairs,
 )
 from bridgex_jax.data.batching import Encoded, Scope, encode_prompts, extend
 from bridgex_jax.data.corpora import Corpus
@@ -334,21 +335,34 @@ def pair_sets(
     return pair
 
 
-def score_pair(
-    probe: Probe, values: ProbeValues, pair: neuron_sets.PairSets, settings: SelectSettings
-) -> Selection:
-    """Stages 6 and 7, with the bootstrap interval and the permutation test."""
-    n_layers = pair.shared.shape[0]
+def score_selections(
+    probed: Sequence[tuple[Probe, ProbeValues, neuron_sets.PairSets]],
+    settings: SelectSettings,
+    mesh: Mesh,
+    console: Console,
+) -> list[Selection]:
+    """Stages 6 and 7 of all pairs, with the bootstrap interval and the permutation test."""
+    n_layers = probed[0][2].shared.shape[0]
     given = settings.layers and range(settings.layers[0], settings.layers[1] + 1)
     window = checked_window(list(given) if given else None, n_layers)
-    spectrum = language_spectrum(values, pair.shared, pair.bridges, settings.spectrum)
-    choice = choose_bridge(spectrum, window, settings.spectrum.compat)
-    boot = permuted = None
-    if choice.bridge is not None:
-        shared: tuple[Any, ...] = (values, pair.shared, pair.bridges, settings.spectrum, window)
-        boot = bootstrap(*shared, n=settings.resamples, seed=settings.seed)
-        permuted = permutation_test(*shared, n=settings.permutations, seed=settings.seed)
-    return Selection(probe, pair, spectrum, tuple(window), choice, boot, permuted)
+    selections = []
+    with console.progress("scoring", len(probed), "pairs") as progress:
+        pairs = [ProbedPair(values, sets.shared, sets.bridges) for _, values, sets in probed]
+        for (probe, _, sets), scores in zip(
+            probed, score_pairs(pairs, settings.spectrum, mesh), strict=True
+        ):
+            choice = choose_bridge(scores.spectrum, window, settings.spectrum.compat)
+            boot = permuted = None
+            if choice.bridge is not None:
+                boot = bootstrap(scores, window, n=settings.resamples, seed=settings.seed)
+                n = settings.permutations
+                permuted = permutation_test(scores, window, n=n, seed=settings.seed)
+            spectrum = scores.spectrum
+            selections.append(
+                Selection(probe, sets, spectrum, tuple(window), choice, boot, permuted)
+            )
+            progress(1)
+    return selections
 
 
 def select_bridge(
@@ -401,7 +415,8 @@ def select_bridge(
     stored = part("probe-values", read)
     layers = [stored[f"layer-{i}"] for i in range(len(neurons))]
     values = ProbeValues(layers, neurons, stored["n_tokens"])
-    return score_pair(probe, values, pair, settings), sets, dict(counts)
+    selection = score_selections([(probe, values, pair)], settings, mesh, console)[0]
+    return selection, sets, dict(counts)
 
 
 @dataclass(frozen=True)

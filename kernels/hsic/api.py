@@ -9,6 +9,7 @@ its certified error stays under the tolerance. Axes: n1, n2 variables (neurons),
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 
 from . import bandwidth as bandwidths
 from .estimators import DEBIASED, ESTIMATORS, NORMALISED, combine
-from .exact import Form, exact_sums, exp_minus_one
+from .exact import Form, Split, exact_sums, exp_minus_one
 from .features import MAX_RANK, error_bound, feature_sums, remainder
 
 IMPLEMENTATIONS = ("exact", "features")
@@ -82,12 +83,13 @@ class HostResult(NamedTuple):
     ok_y: np.ndarray
 
 
-@jax.jit
-def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan) -> HsicResult:
+@partial(jax.jit, static_argnames=("split",))
+def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan, split: Split | None = None) -> HsicResult:
     """HSIC of raw x [n1, N] and y [n2, N] as planned: pure, jit-able, vmappable, differentiable.
 
     Float32. Rows that are constant, not finite or have a bandwidth outside 1e-8…1e8 give NaN in
-    their row or column and False in `ok`. Derivatives hold the bandwidths fixed.
+    their row or column and False in `ok`. Derivatives hold the bandwidths fixed. Inside `shard_map`
+    the words can be split over a mesh axis, with x and y whole on each of its devices.
     """
     _check_shapes(x.shape, y.shape, plan.estimator)
     words = jnp.asarray(plan.words)
@@ -100,7 +102,7 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan) -> HsicResult:
     bound = jnp.zeros((), jnp.float32)
     if plan.implementation == "features":
         rank = plan.rank or MAX_RANK
-        sums = feature_sums(*arguments, rank=rank, precision=plan.precision)
+        sums = feature_sums(*arguments, rank=rank, precision=plan.precision, split=split)
         values = combine(plan.estimator, *sums, words)
         left = remainder(z_x, sigma_x, words, rank)
         right = remainder(z_y, sigma_y, words, rank)
@@ -109,7 +111,9 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan) -> HsicResult:
     else:
         minus_one = jnp.expm1 if plan.cancels else exp_minus_one
         form = Form(minus_one, plan.estimator in DEBIASED)
-        sums = exact_sums(*arguments, tile=plan.tile, precision=plan.precision, form=form)
+        sums = exact_sums(
+            *arguments, tile=plan.tile, precision=plan.precision, form=form, split=split
+        )
         values = combine(plan.estimator, *sums, words)
     return HsicResult(jnp.where(both, values, jnp.nan), bound, ok_x, ok_y)
 

@@ -83,10 +83,31 @@ def gram_tile(blocks: Blocks, a: jax.Array, b: jax.Array, form: Form) -> jax.Arr
     return entry * mask[:, :, None]
 
 
+class Split(NamedTuple):
+    """A mesh axis, of `size` devices, over which the work on the words of a pair is split."""
+
+    axis: str
+    size: int
+
+
 def upper_tiles(blocks: Blocks) -> tuple[jax.Array, jax.Array]:
     """Block numbers (a, b) of the upper triangle, the diagonal included."""
     a, b = np.triu_indices(blocks.values.shape[0])
     return jnp.asarray(a, jnp.int32), jnp.asarray(b, jnp.int32)
+
+
+def own_tiles(blocks: Blocks, split: Split) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """This device's share of the upper triangle, and 1 for a tile, 0 for what evens shares out."""
+    first, second = np.triu_indices(blocks.values.shape[0])
+    missing = -len(first) % split.size
+    live = np.pad(np.ones(len(first), np.float32), (0, missing))
+    mine = lax.axis_index(split.axis)
+
+    def share(part: np.ndarray) -> jax.Array:
+        return jnp.take(jnp.asarray(part.reshape(-1, split.size)), mine, axis=1)
+
+    a, b = (share(np.pad(part, (0, missing)).astype(np.int32)) for part in (first, second))
+    return a, b, share(live)
 
 
 class _Accumulated(NamedTuple):
@@ -130,11 +151,13 @@ def exact_sums(
     tile: int,
     precision: str,
     form: Form,
+    split: Split | None = None,
 ) -> tuple[jax.Array, SetSums, SetSums]:
     """Sums over the Gram matrices of standardised x [n1, N] and y [n2, N], for `combine`.
 
     Memory O((n1 + n2) tile^2) beyond the input, n1 n2 N^2 FLOPs and (n1 + n2) N^2 / 2
-    exponentials. Returns cross [n1, n2] and the sums of x and of y.
+    exponentials. Returns cross [n1, n2] and the sums of x and of y. Inside `shard_map` the tiles
+    can be split over a mesh axis.
     """
     centring_x = normal_centring(x, sigma_x, words, form.off_diagonal)
     centring_y = normal_centring(y, sigma_y, words, form.off_diagonal)
@@ -142,11 +165,13 @@ def exact_sums(
     blocks_y = to_blocks(y, sigma_y, centring_y, words, tile)
 
     @jax.checkpoint
-    def step(total: _Accumulated, at: tuple[jax.Array, jax.Array]) -> tuple[_Accumulated, None]:
-        a, b = at
+    def step(total: _Accumulated, at: tuple[jax.Array, ...]) -> tuple[_Accumulated, None]:
+        a, b, *live = at
         twice = jnp.where(a == b, 1.0, 2.0)
         tile_x = gram_tile(blocks_x, a, b, form)
         tile_y = gram_tile(blocks_y, a, b, form)
+        if live:
+            tile_x, tile_y = tile_x * live[0], tile_y * live[0]
         product = jnp.einsum("abi,abj->ij", tile_x, tile_y, precision=precision)
         return _Accumulated(
             total.cross + twice * product,
@@ -163,7 +188,11 @@ def exact_sums(
         jnp.zeros(len(x), jnp.float32),
         jnp.zeros(len(y), jnp.float32),
     )
-    total, _ = lax.scan(step, start, upper_tiles(blocks_x))
+    if split is None:
+        total, _ = lax.scan(step, start, upper_tiles(blocks_x))
+    else:
+        total, _ = lax.scan(step, start, own_tiles(blocks_x, split))
+        total = lax.psum(total, split.axis)
     sums_x = set_sums(x, centring_x, total.rows_x, total.own_x, words, form)
     sums_y = set_sums(y, centring_y, total.rows_y, total.own_y, words, form)
     return total.cross, sums_x, sums_y

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .estimators import DEBIASED, NORMALISED, SetSums, own_values
+from .exact import Split
 
 MAX_RANK = 12
 
@@ -83,25 +84,34 @@ def feature_sums(
     *,
     rank: int,
     precision: str,
+    split: Split | None = None,
 ) -> tuple[jax.Array, SetSums, SetSums]:
     """Sums over the Gram matrices of standardised x [n1, N] and y [n2, N], for `combine`.
 
     2 n1 n2 r^2 N FLOPs and memory O(r (n1 + n2) N + r^2 n1 n2). Returns cross [n1, n2] and the
-    sums of x and of y.
+    sums of x and of y. Inside `shard_map` the words of the product can be split over a mesh axis.
     """
     features_x = taylor_features(x, sigma_x, rank) * words[None, None, :]
     features_y = taylor_features(y, sigma_y, rank) * words[None, None, :]
     centred_x, centred_y = _centre(features_x, words), _centre(features_y, words)
     n1, n2, size = len(x), len(y), x.shape[1]
-    product = jnp.einsum(
-        "iw,jw->ij",
-        centred_x.reshape(rank * n1, size),
-        centred_y.reshape(rank * n2, size),
-        precision=precision,
-    )
+    flat = (centred_x.reshape(rank * n1, size), centred_y.reshape(rank * n2, size))
+    if split is None:
+        product = jnp.einsum("iw,jw->ij", *flat, precision=precision)
+    else:
+        mine = (_own_words(part, split) for part in flat)
+        product = jax.lax.psum(jnp.einsum("iw,jw->ij", *mine, precision=precision), split.axis)
     cross = jnp.sum((product * product).reshape(rank, n1, rank, n2), axis=(0, 2))
     sums_x = _feature_sums(centred_x, features_x, words, precision)
     return cross, sums_x, _feature_sums(centred_y, features_y, words, precision)
+
+
+def _own_words(flat: jax.Array, split: Split) -> jax.Array:
+    """This device's share of the words of [rows, N]."""
+    share = -(-flat.shape[1] // split.size)
+    padded = jnp.pad(flat, ((0, 0), (0, share * split.size - flat.shape[1])))
+    first = jax.lax.axis_index(split.axis) * share
+    return jax.lax.dynamic_slice_in_dim(padded, first, share, axis=1)
 
 
 def _centre(features: jax.Array, words: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from bridgex_jax.bridge.choice import choose_bridge
 from bridgex_jax.bridge.spectrum import (
     ProbeValues,
     SpectrumSettings,
-    common_sizes,
+    group_by_size,
     language_spectrum,
 )
 
@@ -116,7 +116,9 @@ def test_spectrum_without_any_neurons_is_all_missing():
     assert choose_bridge(spectrum).bridge is None
 
 
-def test_ragged_layers_share_one_padded_size_unless_that_multiplies_the_work():
-    assert common_sizes([(40, 100), (60, 120), (50, 90)]) == [(64, 128)] * 3
-    assert common_sizes([(10, 20), (12, 30), (400, 700)])[0] == (32, 32)
-    assert common_sizes([]) == []
+def test_ragged_blocks_share_one_padded_size_unless_that_adds_more_than_a_compilation():
+    small = [(40, 100, 500), (60, 120, 500), (50, 90, 500)]
+    assert [sorted(group) for group in group_by_size(small)] == [[0, 1, 2]]
+    large = [(143, 858, 1000), (30, 100, 1000)] * 40
+    assert sorted(map(len, group_by_size(large))) == [40, 40]
+    assert group_by_size([]) == []

@@ -53,7 +53,7 @@ def test_probe_and_evaluation_concepts_are_disjoint_and_enough(recipe, concepts)
 
 
 def test_no_evaluated_word_can_be_answered_by_copying_it_or_its_english(concepts):
-    task = evaluation_task("id", "sw", concepts, 10_000)
+    task = evaluation_task("id", "sw", concepts)
     english = {c.words["id"]: c.words["en"] for c in concepts}
     for word, (gold,) in task.gold.items():
         assert gold.casefold() not in (word.casefold(), english[word].casefold())

@@ -21,9 +21,8 @@ def test_equal_prompts_have_equal_answers_and_no_answer_holds_a_line_end(tiny_mo
     assert not any("\n" in answer for answer in answers)
 
 
-def test_answers_do_not_depend_on_rounds_or_batch_size(tiny_model, mesh, monkeypatch):
+def test_answers_do_not_depend_on_rounds_or_batch_size(tiny_model, mesh):
     once = completion.complete(tiny_model, PROMPTS, mesh, batch_size=16, max_new_tokens=20)
-    monkeypatch.setattr(completion, "SHORT_ANSWER", 5)
     assert once == completion.complete(tiny_model, PROMPTS, mesh, batch_size=16, max_new_tokens=20)
     assert once == completion.complete(tiny_model, PROMPTS, mesh, batch_size=2, max_new_tokens=20)
 

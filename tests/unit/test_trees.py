@@ -8,9 +8,9 @@ import pytest
 
 from bridgex_jax import runtime
 from bridgex_jax.activations.run import probe_prompts, probe_values
-from bridgex_jax.activations.tree import PROMPTS_PER_ROW, ROW_LENGTH, pack, tree_batches
 from bridgex_jax.data.batching import Encoded, bucketed, encode_prompts
 from bridgex_jax.data.prompts import word_prompt
+from bridgex_jax.data.trees import PROMPTS_PER_ROW, ROW_LENGTH, pack, tree_batches
 from bridgex_jax.models.decoder import init_params
 from bridgex_jax.models.load import Model
 

@@ -1,4 +1,4 @@
-"""Probe prompts as trees of tokens: what several prompts begin with is computed once.
+"""Prompts as trees of tokens: what several prompts begin with is computed once.
 
 The prompts of a language pair begin with the same tokens (BOS and `{S}:"`), those of one word with
 several targets go on alike, and dictionaries repeat a word once a translation. Under causal
@@ -44,13 +44,16 @@ class TreeBatch:
 
 
 @dataclass
-class _Row:
-    """A row while it is filled. parents: the slot before each slot, -1 at the root."""
+class Row:
+    """Prompts as one tree of tokens. parents: the slot before each slot, -1 at the root.
+
+    prompts: the index of each, and the slots of its tokens.
+    """
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (parent, token) -> slot
-    prompts: list[tuple[int, list[int]]] = field(default_factory=list)  # (index, path)
+    prompts: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def path(self, ids: Sequence[int]) -> list[int]:
         """The slots of as many of the first tokens as the row has."""
@@ -72,19 +75,21 @@ class _Row:
         self.prompts.append((index, path))
 
 
-def pack(encoded: Sequence[Encoded], row_length: int) -> list[_Row]:
+def pack(
+    encoded: Sequence[Encoded], row_length: int, prompts_per_row: int = PROMPTS_PER_ROW
+) -> list[Row]:
     """Rows of at most `row_length` tokens: each prompt goes where most of it is already there."""
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for index in sorted(range(len(encoded)), key=lambda i: encoded[i].ids):
         ids = encoded[index].ids
         missing = {
             row: len(ids) - len(rows[row].path(ids))
             for row in range(max(0, len(rows) - _OPEN_ROWS), len(rows))
-            if len(rows[row].prompts) < PROMPTS_PER_ROW
+            if len(rows[row].prompts) < prompts_per_row
         }
         fitting = [row for row, n in missing.items() if len(rows[row].tokens) + n <= row_length]
         if not fitting:
-            rows.append(_Row())
+            rows.append(Row())
             fitting, missing = [len(rows) - 1], {len(rows) - 1: len(ids)}
         rows[min(fitting, key=missing.__getitem__)].add(index, ids)
     return rows
@@ -108,20 +113,25 @@ def tree_batches(
         yield _fill(encoded, rows[start : start + size], size, row_length)
 
 
-def _fill(
-    encoded: Sequence[Encoded], rows: Sequence[_Row], size: int, row_length: int
-) -> TreeBatch:
-    tokens, positions = np.zeros((2, size, row_length), np.int32)
-    ancestors = np.tile(np.eye(row_length, dtype=bool), (size, 1, 1))  # padding sees itself
+def _fill(encoded: Sequence[Encoded], rows: Sequence[Row], size: int, row_length: int) -> TreeBatch:
     scope = np.zeros((size, PROMPTS_PER_ROW, row_length), bool)
     index = np.full((size, PROMPTS_PER_ROW), -1, np.int32)
+    for b, row in enumerate(rows):
+        for q, (prompt, path) in enumerate(row.prompts):
+            index[b, q] = prompt
+            scope[b, q, path] = encoded[prompt].scope
+    empty = [Row()] * (size - len(rows))
+    return TreeBatch(*row_arrays([*rows, *empty], row_length), scope, index)
+
+
+def row_arrays(rows: Sequence[Row], row_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """tokens, positions and ancestors of a `TreeBatch`."""
+    tokens, positions = np.zeros((2, len(rows), row_length), np.int32)
+    ancestors = np.tile(np.eye(row_length, dtype=bool), (len(rows), 1, 1))  # padding sees itself
     for b, row in enumerate(rows):
         tokens[b, : len(row.tokens)] = row.tokens
         for slot, parent in enumerate(row.parents):
             if parent >= 0:
                 positions[b, slot] = positions[b, parent] + 1
                 ancestors[b, slot] |= ancestors[b, parent]
-        for q, (prompt, path) in enumerate(row.prompts):
-            index[b, q] = prompt
-            scope[b, q, path] = encoded[prompt].scope
-    return TreeBatch(tokens, positions, ancestors, scope, index)
+    return tokens, positions, ancestors

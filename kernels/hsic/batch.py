@@ -1,0 +1,129 @@
+"""HSIC and scores of many pairs of sets in one jitted call, sharded over a mesh.
+
+All pairs of a batch are padded alike. The mesh may have any axes: "words" splits the words within
+a pair (the tiles, or the features' products, are summed over it), all others split the pairs. The
+scores are those of score.py, on the device: only they have to come back. Axes: M pairs of sets,
+n1, n2 variables, G groups of columns (bridges), c columns of a group, N words.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from .api import Plan, hsic_planned
+from .exact import Split
+
+WORDS = "words"
+
+
+class SetPairs(NamedTuple):
+    """M pairs of raw sets. Rows of x from n_rows on and columns of -1 only fill up."""
+
+    x: jax.Array  # [M, n1, N]
+    y: jax.Array  # [M, n2, N]
+    sigma_x: jax.Array  # [M, n1]
+    sigma_y: jax.Array  # [M, n2]
+    words: jax.Array  # [M, N] 1 for a word, 0 for padding
+    n_rows: jax.Array  # [M]
+    columns: jax.Array  # [M, G, c] rows of y that belong to a group
+    weights: jax.Array  # [M, G, c] of a row's ordered values; `subset_maximum_weights`
+
+
+class How(NamedTuple):
+    """The static part of `Plan`, the same for all pairs; matched: whether weights are used."""
+
+    estimator: str
+    implementation: str
+    rank: int | None
+    tile: int
+    epsilon: float
+    cancels: bool
+    matched: bool
+    precision: str = "highest"
+
+
+class SetScores(NamedTuple):
+    """score [M, G], NaN for empty groups; bound [M]; values [M, n1, n2] if they were asked for."""
+
+    score: jax.Array
+    bound: jax.Array
+    values: jax.Array | None
+
+
+def pair_axes(mesh: Mesh) -> tuple[str, ...]:
+    """The axes of a mesh that split the pairs."""
+    return tuple(name for name in mesh.axis_names if name != WORDS)
+
+
+@partial(jax.jit, static_argnames=("how", "mesh", "with_values"))
+def score_set_pairs(
+    pairs: SetPairs, how: How, mesh: Mesh | None = None, *, with_values: bool = False
+) -> SetScores:
+    """Score every group of columns of every pair.
+
+    One pair after the other on each device, so memory is that of one pair beyond input and output.
+    M must be a multiple of the devices along `pair_axes`.
+    """
+    if mesh is None:
+        return _local(pairs, how, None, with_values)
+    split = Split(WORDS, mesh.shape[WORDS]) if WORDS in mesh.axis_names else None
+    over = P(pair_axes(mesh))
+    return jax.shard_map(
+        lambda some: _local(some, how, split, with_values),
+        mesh=mesh,
+        in_specs=over,
+        out_specs=over,
+        check_vma=False,  # the scans inside begin with constants
+    )(pairs)
+
+
+def _local(pairs: SetPairs, how: How, split: Split | None, with_values: bool) -> SetScores:
+    def one(pair: SetPairs) -> SetScores:
+        plan = Plan(
+            pair.sigma_x,
+            pair.sigma_y,
+            pair.words,
+            estimator=how.estimator,
+            implementation=how.implementation,
+            precision=how.precision,
+            rank=how.rank,
+            tile=how.tile,
+            epsilon=how.epsilon,
+            cancels=how.cancels,
+        )
+        found = hsic_planned(pair.x, pair.y, plan, split)
+        score = jax.vmap(group_score, in_axes=(None, None, 0, 0, None))(
+            found.values, pair.n_rows, pair.columns, pair.weights, how.matched
+        )
+        return SetScores(score, found.bound, found.values if with_values else None)
+
+    return lax.map(one, pairs)
+
+
+def group_score(
+    values: jax.Array, n_rows: jax.Array, columns: jax.Array, weights: jax.Array, matched: bool
+) -> jax.Array:
+    """1/2 (mean_i of the best column + mean_j of the best row) over one group of columns [c].
+
+    matched: the best of a random subset of the columns, which is `weights` over the row's ordered
+    values. NaN in a row or column that is used gives NaN, and so does an empty group.
+    """
+    is_row = jnp.arange(values.shape[0]) < n_rows
+    is_column = columns >= 0
+    own = jnp.take(values, jnp.maximum(columns, 0), axis=1)
+    own = jnp.where(is_row[:, None] & is_column[None, :], own, -jnp.inf)
+    if matched:
+        ordered = -jnp.sort(-own, axis=1)
+        best = jnp.sum(jnp.where(weights[None, :] > 0, ordered * weights[None, :], 0.0), axis=1)
+    else:
+        best = jnp.max(own, axis=1)
+    rows = jnp.sum(jnp.where(is_row, best, 0.0)) / n_rows.astype(jnp.float32)
+    best_row = jnp.where(is_column, jnp.max(own, axis=0), 0.0)
+    return 0.5 * (rows + jnp.sum(best_row) / jnp.sum(is_column, dtype=jnp.float32))
