@@ -282,7 +282,7 @@ def _add_bench(verbs: Any) -> None:
         verbs,
         "bench",
         "measure speed and memory, as ratios against the alternatives in the same process",
-        "  bridgex bench capture\n  bridgex bench all --json",
+        "  bridgex bench capture\n  bridgex bench hsic --out runs/bench --json",
         _run_bench,
     )
     parser.add_argument("what", choices=("capture", "hsic", "memory", "all"), help="benchmark")
@@ -290,6 +290,7 @@ def _add_bench(verbs: Any) -> None:
         "--repeats", type=_positive, default=5, help="measurements; the median counts"
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--out", metavar="DIR", help="also write bench.json and a roofline there")
 
 
 def _run_demo(args: argparse.Namespace) -> int:
@@ -369,6 +370,8 @@ def _run_bench(args: argparse.Namespace) -> int:
     names = ("capture", "hsic", "memory") if args.what == "all" else (args.what,)
     rows = bench.run(names, repeats=args.repeats, quiet=args.quiet)
     print(json.dumps(rows, ensure_ascii=False) if args.json else bench.format_table(rows))
+    if args.out:
+        bench.write_bench(rows, Path(args.out))
     return 0
 
 

@@ -20,6 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from bridgex_jax.kernels.hsic.bench import Row
 from bridgex_jax.report.content import Evaluation, PairReport, is_number
 from bridgex_jax.report.text import label, name, number, percent
 from bridgex_jax.store.tables import OverlapMatrix, PairSpectrum
@@ -101,6 +102,35 @@ def spectrum_figure(
             _end_labels(axes, ends, n_layers, height - 0.92, chosen)
         else:
             _note(axes, (n_layers - 1) / 2, 0.5, "no bridge is present in any layer", ha="center")
+        return figure
+
+
+def roofline_figure(rows: Sequence[Row]) -> Figure:
+    """GFLOP/s of products against FLOPs a byte, on logarithmic axes, under the measured peak."""
+    with _style():
+        figure, axes = _figure(WIDE, 4.2, left=0.75, right=1.6, top=0.42, bottom=0.55)
+        peak = max(row.gflops / row.share for row in rows)
+        names = list(dict.fromkeys(row.implementation for row in rows))
+        for row in rows:
+            color = SERIES[names.index(row.implementation) % len(SERIES)]
+            area = 10 + 20 * np.log10(max(row.n1 * row.n2 * row.n_words / 1e5, 1))
+            axes.scatter(row.intensity, row.gflops, s=area, color=color, linewidths=0)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.axhline(peak, color=MUTED, linewidth=0.8)
+        axes.grid(axis="y")
+        axes.set_xlabel("FLOPs in products a byte held (larger marks: larger sizes)")
+        axes.set_title("GFLOP/s", loc="left", fontsize=9, color=MUTED, x=-0.1, y=1.035)
+        axes.text(
+            axes.get_xlim()[0],
+            peak * 1.08,
+            f"one matrix product: {peak:,.0f}",
+            fontsize=8,
+            color=MUTED,
+        )
+        for i, name_ in enumerate(names):
+            axes.text(1.03, 0.95 - 0.08 * i, name_, transform=axes.transAxes, fontsize=9,
+                      color=SERIES[i % len(SERIES)])  # fmt: skip
         return figure
 
 

@@ -17,15 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import bandwidth as bandwidths
+from .cholesky import cholesky_factors, cholesky_remainder
 from .estimators import DEBIASED, ESTIMATORS, NORMALISED, combine
 from .exact import Form, Split, exact_sums, exp_minus_one
-from .features import MAX_RANK, error_bound, feature_sums, remainder
+from .features import MAX_RANK, LowRank, Remainder, error_bound, feature_sums, remainder, taylor
 
-IMPLEMENTATIONS = ("exact", "features")
+IMPLEMENTATIONS = ("exact", "features", "cholesky")
+LOW_RANK = ("features", "cholesky")
 PRECISIONS = ("highest", "high", "default")
 BANDWIDTHS = ("variable_median", "set_median")
 SIGMA_RANGE = (1e-8, 1e8)  # beyond it products of two Gram entries leave float32
 CANCELLATION_SIGMA = 2.0  # from here on K - 1 is small enough to need expm1
+MAX_CHOLESKY_RANK = 128
+CHOLESKY_RANKS = (8, 12, 16, 24, 32, 48, 64)  # few compilations
+MANY_WORDS = 2048  # below, activations need more factors than pay, so they are not even tried
 EXPONENTIAL_FLOPS = 150  # one Gram entry against one FLOP of a matrix product, on a CPU
 
 
@@ -34,7 +39,7 @@ class Plan:
     """What `hsic_planned` needs to know; a pytree, whose static part selects the compilation.
 
     sigma_x [n1] and sigma_y [n2] are bandwidths in units of a variable's standard deviation;
-    words [N] is 1 for a word and 0 for padding. rank is None for `exact`.
+    words [N] is 1 for a word and 0 for padding. rank is that of `features` and `cholesky`.
     """
 
     sigma_x: jax.Array | np.ndarray
@@ -100,12 +105,11 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan, split: Split | None = N
     arguments = (z_x, z_y, sigma_x, sigma_y, words)
     both = ok_x[:, None] & ok_y[None, :]
     bound = jnp.zeros((), jnp.float32)
-    if plan.implementation == "features":
-        rank = plan.rank or MAX_RANK
-        sums = feature_sums(*arguments, rank=rank, precision=plan.precision, split=split)
+    if plan.implementation in LOW_RANK:
+        low_x, left = _low_rank(plan, z_x, sigma_x, words)
+        low_y, right = _low_rank(plan, z_y, sigma_y, words)
+        sums = feature_sums(low_x, low_y, words, precision=plan.precision, split=split)
         values = combine(plan.estimator, *sums, words)
-        left = remainder(z_x, sigma_x, words, rank)
-        right = remainder(z_y, sigma_y, words, rank)
         bounds = error_bound(plan.estimator, values, left, right, sums[1:], words)
         bound = jnp.max(jnp.where(both & jnp.isfinite(values), bounds, 0.0))
     else:
@@ -116,6 +120,17 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan, split: Split | None = N
         )
         values = combine(plan.estimator, *sums, words)
     return HsicResult(jnp.where(both, values, jnp.nan), bound, ok_x, ok_y)
+
+
+def _low_rank(
+    plan: Plan, z: jax.Array, sigma: jax.Array, words: jax.Array
+) -> tuple[LowRank, Remainder]:
+    """Features of one set and what bounds their error."""
+    rank = plan.rank or MAX_RANK
+    if plan.implementation == "features":
+        return taylor(z, sigma, words, rank), remainder(z, sigma, words, rank)
+    factors, traces = cholesky_factors(z, sigma, words, rank)
+    return factors, cholesky_remainder(factors, traces[-1], words)
 
 
 def _usable(ok: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -275,6 +290,49 @@ def features_cost(n1: int, n2: int, n_words: int, rank: int) -> float:
     return 2.0 * n1 * n2 * rank**2 * n_words + 10.0 * (n1 + n2) * rank * n_words
 
 
+def cholesky_cost(n1: int, n2: int, n_words: int, rank: int) -> float:
+    """FLOPs of `cholesky` at a rank: the products, and making the factors (bound by memory)."""
+    return 2.0 * n1 * n2 * rank**2 * n_words + (n1 + n2) * n_words * (20.0 * rank + 4.0 * rank**2)
+
+
+_traces = jax.jit(
+    lambda z, sigma, words, rank: cholesky_factors(z, sigma, words, rank)[1], static_argnums=3
+)
+
+
+def _cholesky_rank(
+    z_x: np.ndarray,
+    z_y: np.ndarray,
+    sigma_x: np.ndarray,
+    sigma_y: np.ndarray,
+    tolerance: float,
+    *,
+    any_cost: bool,
+) -> int | None:
+    """The smallest rank that can be certified, by the traces that the factors leave.
+
+    An entry of tr(KHLH) is at most N^2/4, so eps (lambda + eps) below tolerance N^2/4 is
+    necessary; whether it is enough, the bound of the result tells. None if there is no such rank,
+    or none that costs less than `exact` (unless any_cost).
+    """
+    sizes = (len(z_x), len(z_y), z_x.shape[1])
+    n_words = sizes[2]
+    paying = [
+        r for r in CHOLESKY_RANKS if any_cost or cholesky_cost(*sizes, r) < exact_cost(*sizes)
+    ]
+    paying = [r for r in paying if r <= n_words]
+    # Float32 cannot tell a trace below its own rounding from 0.
+    if not paying or tolerance * n_words < np.finfo(np.float32).eps * n_words:
+        return None
+    words = np.ones(n_words, np.float32)
+    left = np.zeros(paying[-1])
+    for z, sigma in ((z_x, sigma_x), (z_y, sigma_y)):
+        rows = np.asarray(z, np.float32), np.asarray(sigma, np.float32)
+        left = np.maximum(left, np.asarray(_traces(*rows, words, paying[-1])).max(axis=1))
+    enough = left * (n_words / 2 + left) <= tolerance * n_words**2 / 4
+    return next((rank for rank in paying if enough[rank - 1]), None)
+
+
 def _certified_rank(
     z_x: np.ndarray, z_y: np.ndarray, sigma_x: np.ndarray, sigma_y: np.ndarray, tolerance: float
 ) -> int | None:
@@ -353,8 +411,9 @@ def make_plan(
         _check_choice("implementation", implementation, IMPLEMENTATIONS)
     if isinstance(bandwidth, str):
         _check_choice("bandwidth", bandwidth, BANDWIDTHS)
-    if rank is not None and not 2 <= rank <= MAX_RANK:
-        raise ValueError(f"rank: expected 2…{MAX_RANK}, got {rank}")
+    most = MAX_CHOLESKY_RANK if implementation == "cholesky" else MAX_RANK
+    if rank is not None and not 2 <= rank <= most:
+        raise ValueError(f"rank: expected 2…{most}, got {rank}")
     x, y = _as_array("x", x), _as_array("y", y)
     _check_shapes(x.shape, y.shape, estimator)
     medians = isinstance(bandwidth, str) and bandwidth == "variable_median"
@@ -364,11 +423,12 @@ def make_plan(
         )
     choices: dict[str, Any] = {"estimator": estimator, "precision": precision}
     if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
-        if implementation == "features" and rank is None:
-            raise ValueError("rank: must be given for features under jit, vmap or grad")
-        by_rank = implementation == "features" or (implementation is None and rank is not None)
-        choices["implementation"] = "features" if by_rank else "exact"
-        return _traced_plan(x, y, bandwidth, choices | {"rank": rank if by_rank else None})
+        if implementation in LOW_RANK and rank is None:
+            raise ValueError(f"rank: must be given for {implementation} under jit, vmap or grad")
+        by_default = "exact" if rank is None else "features"
+        choices["implementation"] = implementation or by_default
+        choices["rank"] = rank if choices["implementation"] in LOW_RANK else None
+        return _traced_plan(x, y, bandwidth, choices)
     epsilon = _epsilon(bandwidth)
     z_x = host_standardise(_host_rows("x", x), epsilon)
     z_y = host_standardise(_host_rows("y", y), epsilon)
@@ -398,24 +458,43 @@ def choose_implementation(
 ) -> dict[str, Any]:
     """The fields of a `Plan` that say how standardised rows are computed.
 
-    The cheaper implementation of those that meet the tolerance, or the one asked for. Raises
-    ValueError where features are asked for and no rank certifies them.
+    The cheapest implementation of those that meet the tolerance, or the one asked for. Raises
+    ValueError where a low rank is asked for and none meets it.
     """
     sizes = (len(z_x), len(z_y), z_x.shape[1])
-    if implementation != "exact" and rank is None:
-        rank = _certified_rank(z_x, z_y, sigma_x, sigma_y, tolerance)
-    if implementation == "features" and rank is None:
-        raise ValueError(
-            f"implementation: no rank up to {MAX_RANK} certifies features to {tolerance:g}"
-        )
-    cheaper = rank is not None and features_cost(*sizes, rank) < exact_cost(*sizes)
-    by_features = implementation == "features" or (implementation is None and cheaper)
+    rows = (z_x, z_y, sigma_x, sigma_y)
+    ranks: dict[str, int | None] = {"exact": None}
+    if implementation in LOW_RANK and rank is not None:
+        ranks = {implementation: rank}
+    elif implementation != "exact":
+        if implementation in (None, "features"):
+            found = _certified_rank(*rows, tolerance) if rank is None else rank
+            ranks |= {"features": found} if found else {}
+        untried = implementation is None and "features" not in ranks and sizes[2] >= MANY_WORDS
+        if implementation == "cholesky" or untried:
+            found = _cholesky_rank(*rows, tolerance, any_cost=implementation is not None)
+            ranks |= {"cholesky": found} if found else {}
+    if implementation is not None:
+        if implementation not in ranks:
+            most = MAX_RANK if implementation == "features" else CHOLESKY_RANKS[-1]
+            raise ValueError(
+                f"implementation: no rank up to {most} certifies {implementation} to {tolerance:g}"
+            )
+        chosen = implementation
+    else:
+        chosen = min(ranks, key=lambda name: _cost(name, sizes, ranks[name]))
     return {
-        "implementation": "features" if by_features else "exact",
-        "rank": rank if by_features else None,
+        "implementation": chosen,
+        "rank": ranks[chosen],
         "tile": tile_size(*sizes),
         "cancels": bool(max(sigma_x.max(), sigma_y.max()) > CANCELLATION_SIGMA),
     }
+
+
+def _cost(name: str, sizes: tuple[int, int, int], rank: int | None) -> float:
+    if rank is None:
+        return exact_cost(*sizes)
+    return (features_cost if name == "features" else cholesky_cost)(*sizes, rank)
 
 
 def hsic(
@@ -439,9 +518,10 @@ def hsic(
     bandwidth: `variable_median`, `set_median` (released), a number, an array [n] for x and y
         alike, or a pair (for x, for y); in units of a row's standard deviation.
     precision: of the float32 matrix products: `highest`, `high` or `default`.
-    implementation: `exact`, `features`, or None for the cheaper one (`make_plan` tells which).
-    rank, tolerance: `features` uses this rank, or the smallest one whose certified truncation
-        error is below tolerance times the largest entry.
+    implementation: `exact`, `features`, `cholesky`, or None for the cheapest (`make_plan` tells
+        which).
+    rank, tolerance: `features` and `cholesky` use this rank, or the smallest one whose certified
+        truncation error is below tolerance times the largest entry.
 
     Raises ValueError for shapes that do not match, fewer than 2 words (4 for the debiased
     estimators), values that are not finite, constant rows, rows whose median distance is 0, and
@@ -460,7 +540,7 @@ def hsic(
         return hsic_planned(x, y, plan).values
     x, y = np.asarray(x), np.asarray(y)
     result = run_padded(x, y, plan)
-    asked = rank is not None or implementation == "features"
+    asked = rank is not None or implementation in LOW_RANK
     if not asked and not result.bound <= tolerance * np.abs(result.values).max():
         # The rank was chosen by tr(KHLH); where the estimator's own bound is wider, be exact.
         result = run_padded(x, y, dataclasses.replace(plan, implementation="exact", rank=None))

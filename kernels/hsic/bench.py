@@ -1,23 +1,28 @@
-"""Times the implementations against the released double loop, in one process.
+"""Times every implementation against the alternatives, in one process.
 
-The released BridgeX-ICL code makes the products K H and H L of every variable once and then, for
-every pair of variables, multiplies two N x N matrices and takes the trace. `released` does the
-same in NumPy, so that both sides use one machine's best matrix product. Axes: n1, n2 variables,
+The alternatives: the released double loop, which makes K H and H L of every variable once and then
+multiplies two N x N matrices for every pair; the same in NumPy written well, and in torch where it
+is installed: all Gram matrices at once, centred, and one matrix product. Axes: n1, n2 variables,
 N words.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from . import reference
-from .api import hsic, make_plan
+from .api import Plan, hsic, hsic_planned, make_plan
 
 SIZES = ((32, 32, 256), (64, 64, 256))
+LARGE = (143, 143, 512)  # where the released loop takes half a minute
 CASES = (
     ("trace_khl", "set_median", "features"),
     ("trace_khl", "set_median", "exact"),
@@ -27,11 +32,13 @@ CASES = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One implementation at one size: medians over the repeats, errors of the worst entry.
+    """One way to compute one size: medians over the repeats, errors of the worst entry.
 
-    ratio is the median of released time over own time, each pair of times taken back to back;
-    error is relative to the largest entry of the float64 reference, and released_error that of
-    the released float32 code (NaN where it does not compute that estimator).
+    ratio: the released loop's time over the own one. gflops: of the products alone; share: of the
+    measured peak of one matrix product. megabytes: what the call holds at its peak, in and output
+    included (XLA's own account; of the others the arrays that they make). error is relative to the
+    largest entry of the float64 reference. intensity: FLOPs a byte of memory traffic, had every
+    array to be moved once.
     """
 
     n1: int
@@ -42,10 +49,23 @@ class Row:
     implementation: str
     rank: int | None
     milliseconds: float
-    released_milliseconds: float
     ratio: float
+    gflops: float
+    share: float
+    megabytes: float
     error: float
-    released_error: float
+    intensity: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How to run something, its FLOPs in products, the megabytes it holds."""
+
+    name: str
+    run: Callable[[], np.ndarray]
+    flops: float
+    megabytes: float
+    rank: int | None = None
 
 
 def released(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -53,9 +73,7 @@ def released(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     x [n1, N], y [n2, N] raw; set_median bandwidth.
     """
-    x, y = (reference.standardise(z, reference.RELEASED_EPSILON) for z in (x, y))
-    scale = np.float32(2 * reference.set_median(x, y) ** 2)
-    x, y = x.astype(np.float32), y.astype(np.float32)
+    x, y, scale = _released_input(x, y)
     centring = np.eye(x.shape[1], dtype=np.float32) - np.float32(1 / x.shape[1])
 
     def gram(row: np.ndarray) -> np.ndarray:
@@ -64,6 +82,51 @@ def released(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     left = [gram(row) @ centring for row in x]
     right = [centring @ gram(row) for row in y]
     return np.array([[np.trace(k @ l) for l in right] for k in left])  # noqa: E741
+
+
+def _released_input(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    x, y = (reference.standardise(z, reference.RELEASED_EPSILON) for z in (x, y))
+    scale = np.float32(2 * reference.set_median(x, y) ** 2)
+    return x.astype(np.float32), y.astype(np.float32), scale
+
+
+def numpy_product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`released` as one matrix product of centred Gram matrices in float32."""
+    x, y, scale = _released_input(x, y)
+
+    def grams(z: np.ndarray) -> np.ndarray:
+        difference = z[:, :, None] - z[:, None, :]
+        difference *= difference
+        difference /= -scale
+        return np.expm1(difference, out=difference)
+
+    left = grams(x)
+    left -= left.mean(axis=1, keepdims=True)
+    return left.reshape(len(x), -1) @ grams(y).reshape(len(y), -1).T
+
+
+def torch_product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`numpy_product` in torch, as one einsum."""
+    import torch
+
+    x, y, scale = _released_input(x, y)
+
+    def grams(rows: np.ndarray) -> Any:
+        z = torch.from_numpy(rows)
+        return torch.expm1(-((z[:, :, None] - z[:, None, :]) ** 2) / float(scale))
+
+    left = grams(x)
+    left = left - left.mean(dim=1, keepdim=True)
+    return torch.einsum("iab,jab->ij", left, grams(y)).numpy()
+
+
+def peak_gflops(size: int = 2048, repeats: int = 5) -> float:
+    """GFLOP/s of one float32 matrix product of JAX here: what there is to reach."""
+    matrix = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    product(matrix).block_until_ready()
+    seconds = min(_seconds(lambda: product(matrix).block_until_ready()) for _ in range(repeats))
+    return 2e-9 * size**3 / seconds
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -78,12 +141,14 @@ def bench(
     *,
     repeats: int = 3,
     seed: int = 0,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> list[Row]:
-    """Time every case (estimator, bandwidth, implementation) at every size (n1, n2, N).
+    """Time every case (estimator, bandwidth, implementation) and alternative at every size.
 
     Own times are of the whole eager call, planning included, with compilation done before. The
     data are normal, half of y depending on x. Nothing is printed or written.
     """
+    peak = peak_gflops()
     rows = []
     for n1, n2, n_words in sizes:
         generator = np.random.default_rng(seed)
@@ -91,40 +156,90 @@ def bench(
         y = generator.standard_normal((n2, n_words))
         y[: n2 // 2] += x[np.arange(n2 // 2) % n1]
         exact_khl = reference.hsic(x, y, estimator="trace_khl", bandwidth="set_median")
-        loop_error = np.abs(released(x, y) - exact_khl).max() / np.abs(exact_khl).max()
-        for case in cases:
-            rows.append(_row(x, y, case, float(loop_error), repeats))
+        loop = [_seconds(lambda x=x, y=y: released(x, y)) for _ in range(repeats)]  # type: ignore[misc]
+        seconds = float(np.median(loop))
+        for way in _alternatives(x, y):
+            own = seconds if way.name == "released loop" else None
+            case = ("trace_khl", "set_median", way, exact_khl)
+            rows.append(_row(x, y, *case, seconds, own, peak, repeats))
+            progress(1)
+        for estimator, bandwidth, implementation in cases:
+            exact = reference.hsic(x, y, estimator=estimator, bandwidth=bandwidth)
+            way = _ours(x, y, estimator, bandwidth, implementation)
+            case = (estimator, bandwidth, way, exact)
+            rows.append(_row(x, y, *case, seconds, None, peak, repeats))
+            progress(1)
     return rows
 
 
+def _alternatives(x: np.ndarray, y: np.ndarray) -> list[Way]:
+    n1, n2, n_words = len(x), len(y), x.shape[1]
+    grams = 4e-6 * (n1 + n2) * n_words**2
+    product = 2.0 * n1 * n2 * n_words**2
+    ways = [
+        Way("released loop", lambda: released(x, y), 2.0 * n1 * n2 * n_words**3, grams),
+        Way("NumPy, one product", lambda: numpy_product(x, y), product, grams),
+    ]
+    if importlib.util.find_spec("torch"):
+        ways.append(Way("torch, one einsum", lambda: torch_product(x, y), product, 2 * grams))
+    return ways
+
+
+def _ours(x: np.ndarray, y: np.ndarray, estimator: str, bandwidth: str, implementation: str) -> Way:
+    settings: dict[str, Any] = {
+        "estimator": estimator,
+        "bandwidth": bandwidth,
+        "implementation": implementation,
+    }
+    plan = make_plan(x, y, **settings)
+    sizes = (len(x), len(y), x.shape[1])
+    if plan.rank is None:
+        flops = float(sizes[0] * sizes[1] * sizes[2] ** 2)
+    else:
+        flops = 2.0 * sizes[0] * sizes[1] * plan.rank**2 * sizes[2]
+    return Way(
+        implementation,
+        lambda: np.asarray(hsic(x, y, **settings)),
+        flops,
+        _compiled_megabytes(x, y, plan),
+        plan.rank,
+    )
+
+
+def _compiled_megabytes(x: np.ndarray, y: np.ndarray, plan: Plan) -> float:
+    rows = (jnp.asarray(part, jnp.float32) for part in (x, y))
+    memory = hsic_planned.lower(*rows, plan).compile().memory_analysis()
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(getattr(memory, part) for part in parts) / 1e6
+
+
 def _row(
-    x: np.ndarray, y: np.ndarray, case: tuple[str, str, str], loop_error: float, repeats: int
+    x: np.ndarray,
+    y: np.ndarray,
+    estimator: str,
+    bandwidth: str,
+    way: Way,
+    exact: np.ndarray,
+    loop: float,
+    own: float | None,
+    peak: float,
+    repeats: int,
 ) -> Row:
-    estimator, bandwidth, implementation = case
-
-    def run() -> np.ndarray:
-        values = hsic(x, y, estimator=estimator, bandwidth=bandwidth, implementation=implementation)
-        return np.asarray(values)
-
-    values = run()
-    exact = reference.hsic(x, y, estimator=estimator, bandwidth=bandwidth)
-    pairs = []
-    for _ in range(repeats):
-        theirs = _seconds(lambda: released(x, y))
-        pairs.append((theirs, float(np.median([_seconds(run) for _ in range(5)]))))
-    theirs, own = np.array(pairs).T
-    plan = make_plan(x, y, estimator=estimator, bandwidth=bandwidth, implementation=implementation)
+    values = way.run()  # compiles
+    seconds = own or float(np.median([_seconds(way.run) for _ in range(max(3, repeats))]))
     return Row(
         n1=len(x),
         n2=len(y),
         n_words=x.shape[1],
         estimator=estimator,
         bandwidth=bandwidth,
-        implementation=implementation,
-        rank=plan.rank,
-        milliseconds=1e3 * float(np.median(own)),
-        released_milliseconds=1e3 * float(np.median(theirs)),
-        ratio=float(np.median(theirs / own)),
+        implementation=way.name,
+        rank=way.rank,
+        milliseconds=1e3 * seconds,
+        ratio=loop / seconds,
+        gflops=1e-9 * way.flops / seconds,
+        share=1e-9 * way.flops / seconds / peak,
+        megabytes=way.megabytes,
         error=float(np.abs(values - exact).max() / np.abs(exact).max()),
-        released_error=loop_error if estimator == "trace_khl" else float("nan"),
+        intensity=1e-6 * way.flops / way.megabytes,
     )

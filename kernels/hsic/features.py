@@ -63,47 +63,51 @@ def remainder(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Re
     )
 
 
-def _feature_sums(
-    centred: jax.Array, features: jax.Array, words: jax.Array, precision: str
-) -> SetSums:
-    """`SetSums` of the Gram matrices A A^T of centred features A [r, n, N]."""
+class LowRank(NamedTuple):
+    """Gram matrices as F^T F: features [r, n, N], 0 at padding, and their totals [r, n].
+
+    A feature may come less a constant, which centring removes; the totals are of the feature
+    itself.
+    """
+
+    features: jax.Array
+    totals: jax.Array
+
+
+def taylor(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> LowRank:
+    """The first `rank` Taylor features of standardised z [n, N]."""
+    features = taylor_features(z, sigma, rank) * words[None, None, :]
+    totals = jnp.sum(features, axis=2)
+    return LowRank(features, totals.at[0].add(jnp.sum(words)))  # phi_0 comes less 1
+
+
+def _set_sums(centred: jax.Array, totals: jax.Array, precision: str) -> SetSums:
+    """`SetSums` of the Gram matrices A^T A of centred features A [r, n, N]."""
     diagonal = jnp.sum(centred * centred, axis=0)
     inner = jnp.einsum("rnw,snw->nrs", centred, centred, precision=precision)
-    totals = jnp.sum(features, axis=2)  # [r, n]
-    totals = totals.at[0].add(jnp.sum(words))  # phi_0 was stored less 1
     raw = jnp.sum(centred * totals[:, :, None], axis=0)
     return SetSums(None, diagonal, jnp.sum(inner * inner, axis=(1, 2)), raw)
 
 
 def feature_sums(
-    x: jax.Array,
-    y: jax.Array,
-    sigma_x: jax.Array,
-    sigma_y: jax.Array,
-    words: jax.Array,
-    *,
-    rank: int,
-    precision: str,
-    split: Split | None = None,
+    x: LowRank, y: LowRank, words: jax.Array, *, precision: str, split: Split | None = None
 ) -> tuple[jax.Array, SetSums, SetSums]:
-    """Sums over the Gram matrices of standardised x [n1, N] and y [n2, N], for `combine`.
+    """Sums over the Gram matrices of two sets of n1 and n2 variables, for `combine`.
 
     2 n1 n2 r^2 N FLOPs and memory O(r (n1 + n2) N + r^2 n1 n2). Returns cross [n1, n2] and the
     sums of x and of y. Inside `shard_map` the words of the product can be split over a mesh axis.
     """
-    features_x = taylor_features(x, sigma_x, rank) * words[None, None, :]
-    features_y = taylor_features(y, sigma_y, rank) * words[None, None, :]
-    centred_x, centred_y = _centre(features_x, words), _centre(features_y, words)
-    n1, n2, size = len(x), len(y), x.shape[1]
-    flat = (centred_x.reshape(rank * n1, size), centred_y.reshape(rank * n2, size))
+    centred_x, centred_y = _centre(x.features, words), _centre(y.features, words)
+    (rank_x, n1, size), (rank_y, n2, _) = centred_x.shape, centred_y.shape
+    flat = (centred_x.reshape(rank_x * n1, size), centred_y.reshape(rank_y * n2, size))
     if split is None:
         product = jnp.einsum("iw,jw->ij", *flat, precision=precision)
     else:
         mine = (_own_words(part, split) for part in flat)
         product = jax.lax.psum(jnp.einsum("iw,jw->ij", *mine, precision=precision), split.axis)
-    cross = jnp.sum((product * product).reshape(rank, n1, rank, n2), axis=(0, 2))
-    sums_x = _feature_sums(centred_x, features_x, words, precision)
-    return cross, sums_x, _feature_sums(centred_y, features_y, words, precision)
+    cross = jnp.sum((product * product).reshape(rank_x, n1, rank_y, n2), axis=(0, 2))
+    sums_x = _set_sums(centred_x, x.totals, precision)
+    return cross, sums_x, _set_sums(centred_y, y.totals, precision)
 
 
 def _own_words(flat: jax.Array, split: Split) -> jax.Array:

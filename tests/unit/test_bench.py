@@ -50,6 +50,7 @@ def test_torch_with_hooks_gives_our_values_one_at_a_time_and_batched(job):
 
 
 def test_capture_rows_are_ratios_of_the_same_round(monkeypatch):
+    pytest.importorskip("torch")
     monkeypatch.setattr(bench, "_matrix_product", lambda: None)
     rows = bench.bench_capture(2, Console(quiet=True), SMALL, 12)
     with_target = [row for row in rows if row["target"]]
@@ -84,6 +85,20 @@ def test_the_table_puts_the_ratio_first_and_aligns_its_columns():
     assert first.split() == ["5", "x", ">=", "2", "capture", "1.5", "s", "7.5", "s", "a", ":", "b"]
     at = head.index("what")
     assert first[at:] == "a : b" and note[at:] == "remark" and second[at:] == "c"
+
+
+def test_hsic_rows_name_all_ways_and_their_roofline_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.hsic_bench, "SIZES", ((64, 64, 64),))
+    monkeypatch.setattr(bench.hsic_bench, "LARGE", (12, 12, 64))
+    monkeypatch.setattr(bench.hsic_bench, "peak_gflops", lambda: 100.0)
+    rows = bench.bench_hsic(1, Console(quiet=True))
+    named = [row["detail"]["implementation"] for row in rows]
+    assert {"released loop", "NumPy, one product", "features", "exact"} <= set(named)
+    assert all(row["detail"]["error"] < 1e-4 for row in rows)
+    bench.write_bench(rows, tmp_path)
+    assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(json.dumps(rows))
+    assert "roofline" in (tmp_path / "roofline.svg").read_text().lower()
+    assert (tmp_path / "roofline.png").stat().st_size > 10_000
 
 
 def test_an_unknown_benchmark_is_refused():
