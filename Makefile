@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test lint types clean
+.PHONY: demo test aot clean
 
 demo: $(VENV)/installed
 	$(BIN)/bridgex demo --out runs/demo
@@ -25,6 +25,11 @@ $(VENV)/tested-with: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
 	@touch $@
+
+# For devices that this machine need not have; libtpu is large, so it is an extra.
+aot: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[aot]"
+	$(BIN)/python experiments/aot.py
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info

@@ -2,7 +2,7 @@
 
 A Gram entry is made where it is used, K - 1 - u_a - u_b as in exact.py, split into bfloat16
 pieces, and fed to the matrix unit; nothing of size N^2 reaches device memory. Neither back end
-has expm1, and their matrix units take 16 bits. Axes: n variables, N words, t words of a tile.
+has expm1, and their matrix units take 16 bits. Axes: n variables, N words.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import numpy as np
 from jax import lax
 
 from .estimators import SetSums
-from .exact import Form, exp_minus_one, normal_centring
+from .exact import Form, exp_minus_one, normal_centring, set_sums
 
 # Products of pieces p and q with p + q below the number of pieces: 1, 3 or 6 of them.
 PIECES = {"default": 1, "high": 2, "highest": 3}
 SERIES_FROM = -0.5  # exponents from here to 0 take the polynomial
-ROWS = 32  # words whose sums are taken at once
 
 # (exp(t) - 1) / t on [-0.5, 0] by Chebyshev interpolation: relative error 2e-9 before rounding.
 _SERIES = [
@@ -73,14 +72,18 @@ def upper_pairs(tiles: int) -> tuple[np.ndarray, np.ndarray]:
     return first.astype(np.int32), second.astype(np.int32)
 
 
-def scaled(z: jax.Array, sigma: jax.Array) -> jax.Array:
-    """z [n, N] in units of sqrt(2) sigma, so that K = exp(-(a - b)^2)."""
-    return z * (np.float32(np.sqrt(0.5)) / sigma)[:, None]
-
-
 def operand_of(z: jax.Array, sigma: jax.Array, words: jax.Array, form: Form) -> jax.Array:
-    """What a kernel makes entries of, the scaled values of z [n, N] over their u: [2, n, N]."""
-    return jnp.stack([scaled(z, sigma), normal_centring(z, sigma, words, form.off_diagonal)])
+    """What entries are made of: z [n, N] in units of sqrt(2) sigma, and its u: [2, n, N]."""
+    scaled = z * (np.float32(np.sqrt(0.5)) / sigma)[:, None]
+    return jnp.stack([scaled, normal_centring(z, sigma, words, form.off_diagonal)])
+
+
+def sums_of(
+    z: jax.Array, operand: jax.Array, rows: jax.Array, words: jax.Array, form: Form
+) -> SetSums:
+    """`SetSums` of z [n, N] from the sums over b of entries and of their squares [2, N, n]."""
+    own = jnp.sum(rows[1] * words[:, None], axis=0)
+    return set_sums(z, operand[1], rows[:1] * words[None, :, None], own, words, form)
 
 
 def pad_to(array: jax.Array, *sizes: int) -> jax.Array:
@@ -91,38 +94,3 @@ def pad_to(array: jax.Array, *sizes: int) -> jax.Array:
 def round_up(size: int, multiple: int) -> int:
     """The next multiple."""
     return -(-size // multiple) * multiple
-
-
-def pair_sums(z: jax.Array, sigma: jax.Array, words: jax.Array, form: Form) -> SetSums:
-    """`SetSums` of one set of standardised z [n, N], by reductions that hold [n, 32, N] at most.
-
-    A compiler for accelerators makes the entries inside the reduction: no [n, 32, N] is stored.
-    All pairs of words are visited, not only the upper triangle, so that no tile has to be kept
-    for its columns.
-    """
-    n, size = z.shape
-    blocks = -(-size // ROWS)
-    minus_one = minus_one_of(form)  # with expm1, XLA stores the entries on a GPU
-    values, centring = operand_of(z, sigma, words, form)
-    rows = [pad_to(part, n, blocks * ROWS) for part in (values, centring)]
-    row_mask = pad_to(words, blocks * ROWS)
-
-    def some(block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        at = block * ROWS
-        value, u = (lax.dynamic_slice_in_dim(part, at, ROWS, axis=1) for part in rows)
-        difference = value[:, :, None] - values[:, None, :]
-        entry = minus_one(-difference * difference) - u[:, :, None] - centring[:, None, :]
-        keep = lax.dynamic_slice_in_dim(row_mask, at, ROWS)[:, None] * words[None, :]
-        if form.off_diagonal:
-            own = (at + jnp.arange(ROWS))[:, None] == jnp.arange(size)[None, :]
-            keep = jnp.where(own, 0.0, keep)
-        entry = entry * keep[None, :, :]
-        return jnp.sum(entry, axis=2), jnp.sum(entry * entry, axis=2)
-
-    sums, squares = lax.map(some, jnp.arange(blocks, dtype=jnp.int32))  # [blocks, n, ROWS]
-    flat = jnp.moveaxis(sums, 0, 1).reshape(n, -1)[:, :size]
-    masked = centring * words[None, :]
-    diagonal = None if form.off_diagonal else -2.0 * masked
-    own = jnp.sum(squares, axis=(0, 2))
-    # Undoing u: sum_b (u_a + u_b) = N u_a + a constant.
-    return SetSums(flat, diagonal, own, flat + jnp.sum(words) * masked)
