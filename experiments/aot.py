@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 # Without these libtpu asks the metadata server of a cloud machine what it is running on.
@@ -23,11 +24,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 from absl import app
+from bridgex_jax.kernels.hsic.batch import How, SetPairs, pair_axes, score_set_pairs
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-
-from bridgex_jax.kernels.hsic.batch import How, SetPairs, pair_axes, score_set_pairs
 
 TPU_TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 PAIRS, SHARED, UNION, GROUP, WORDS = 32, 144, 864, 144, 1024  # one pair of an 8B model, 6 bridges
@@ -75,11 +75,11 @@ def main(argv: list[str]) -> None:
     del argv
     for name in TPU_TOPOLOGIES:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-        devices = np.array(topology.devices).reshape(2, 2)
+        devices: np.ndarray = np.array(topology.devices).reshape(2, 2)
         mesh = Mesh(devices, ("pairs", "words"), axis_types=(AxisType.Auto,) * 2)
         for how in HOWS:
             what = f"{name}, spectrum, {how.estimator} by {how.implementation}"
-            report(what, lambda mesh=mesh, how=how: compile_spectrum(mesh, how))
+            report(what, partial(compile_spectrum, mesh, how))
 
 
 if __name__ == "__main__":
