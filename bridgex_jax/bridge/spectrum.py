@@ -117,6 +117,7 @@ def score_pairs(
 ) -> list[PairScores]:
     """`language_spectrum` of many pairs at once, sharded over any mesh (kernels/hsic/batch.py)."""
     settings = (settings or SpectrumSettings()).resolved()
+    api.check_platform(settings.implementation)
     sets = [layer_sets(pair.probe, pair.shared, pair.bridges, settings) for pair in pairs]
     jobs = [
         _Job(p, b, block, int(one.matched[block.layer]), block_plan(block, settings))

@@ -9,6 +9,7 @@ its certified error stays under the tolerance. Axes: n1, n2 variables (neurons),
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ import numpy as np
 
 from . import bandwidth as bandwidths
 from .cholesky import cholesky_factors, cholesky_remainder
-from .estimators import DEBIASED, ESTIMATORS, NORMALISED, combine
+from .estimators import DEBIASED, ESTIMATORS, NORMALISED, SetSums, combine
 from .exact import Form, Split, exact_sums, exp_minus_one
 from .features import MAX_RANK, LowRank, Remainder, error_bound, feature_sums, remainder, taylor
 
-IMPLEMENTATIONS = ("exact", "features", "cholesky")
 LOW_RANK = ("features", "cholesky")
+FUSED = {"pallas_tpu": "a TPU", "pallas_mosaic_gpu": "a GPU of compute capability 9.0 (Hopper)"}
+IMPLEMENTATIONS = ("exact", *LOW_RANK, *FUSED)
 PRECISIONS = ("highest", "high", "default")
 BANDWIDTHS = ("variable_median", "set_median")
 SIGMA_RANGE = (1e-8, 1e8)  # beyond it products of two Gram entries leave float32
@@ -115,11 +117,41 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan, split: Split | None = N
     else:
         minus_one = jnp.expm1 if plan.cancels else exp_minus_one
         form = Form(minus_one, plan.estimator in DEBIASED)
-        sums = exact_sums(
-            *arguments, tile=plan.tile, precision=plan.precision, form=form, split=split
-        )
+        if plan.implementation in FUSED:
+            if split is not None:
+                raise ValueError(f"split: {plan.implementation} takes all words of a pair")
+            sums = _fused(plan.implementation)(*arguments, precision=plan.precision, form=form)
+        else:
+            sums = exact_sums(
+                *arguments, tile=plan.tile, precision=plan.precision, form=form, split=split
+            )
         values = combine(plan.estimator, *sums, words)
     return HsicResult(jnp.where(both, values, jnp.nan), bound, ok_x, ok_y)
+
+
+def _fused(name: str) -> Callable[..., tuple[jax.Array, SetSums, SetSums]]:
+    """The fused kernel; Pallas is imported where it is used, since that takes a while."""
+    if name == "pallas_tpu":
+        from .pallas_tpu import pallas_tpu_sums
+
+        return pallas_tpu_sums
+    from .pallas_mosaic_gpu import pallas_mosaic_gpu_sums
+
+    return pallas_mosaic_gpu_sums
+
+
+def check_platform(implementation: str | None) -> None:
+    """Raises ValueError for a fused kernel that the default device cannot run."""
+    if implementation not in FUSED:
+        return
+    device = jax.devices()[0]
+    is_hopper = str(getattr(device, "compute_capability", "")) == "9.0"
+    if device.platform == "tpu" if implementation == "pallas_tpu" else is_hopper:
+        return
+    raise ValueError(
+        f"implementation: {implementation} needs {FUSED[implementation]}, "
+        f"here is {device.device_kind}"
+    )
 
 
 def _low_rank(
@@ -409,6 +441,7 @@ def make_plan(
     _check_choice("precision", precision, PRECISIONS)
     if implementation is not None:
         _check_choice("implementation", implementation, IMPLEMENTATIONS)
+        check_platform(implementation)
     if isinstance(bandwidth, str):
         _check_choice("bandwidth", bandwidth, BANDWIDTHS)
     most = MAX_CHOLESKY_RANK if implementation == "cholesky" else MAX_RANK
@@ -464,8 +497,8 @@ def choose_implementation(
     sizes = (len(z_x), len(z_y), z_x.shape[1])
     rows = (z_x, z_y, sigma_x, sigma_y)
     ranks: dict[str, int | None] = {"exact": None}
-    if implementation in LOW_RANK and rank is not None:
-        ranks = {implementation: rank}
+    if implementation in FUSED or (implementation in LOW_RANK and rank is not None):
+        ranks = {implementation: None if implementation in FUSED else rank}
     elif implementation != "exact":
         if implementation in (None, "features"):
             found = _certified_rank(*rows, tolerance) if rank is None else rank
@@ -518,8 +551,8 @@ def hsic(
     bandwidth: `variable_median`, `set_median` (released), a number, an array [n] for x and y
         alike, or a pair (for x, for y); in units of a row's standard deviation.
     precision: of the float32 matrix products: `highest`, `high` or `default`.
-    implementation: `exact`, `features`, `cholesky`, or None for the cheapest (`make_plan` tells
-        which).
+    implementation: `exact`, `features`, `cholesky`, or None for the cheapest of them (`make_plan`
+        tells which); `pallas_tpu` and `pallas_mosaic_gpu` are `exact` fused for these devices.
     rank, tolerance: `features` and `cholesky` use this rank, or the smallest one whose certified
         truncation error is below tolerance times the largest entry.
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import reference
-from .api import Plan, hsic, hsic_planned, make_plan
+from .api import FUSED, Plan, check_platform, hsic, hsic_planned, make_plan
 
 SIZES = ((32, 32, 256), (64, 64, 256))
 LARGE = (143, 143, 512)  # where the released loop takes half a minute
@@ -28,6 +28,18 @@ CASES = (
     ("trace_khl", "set_median", "exact"),
     ("cka_debiased", "variable_median", "exact"),
 )
+
+
+def cases_here() -> tuple[tuple[str, str, str], ...]:
+    """CASES, and the fused kernel that this machine's first device can run."""
+    fused = []
+    for implementation in FUSED:
+        try:
+            check_platform(implementation)
+        except ValueError:
+            continue
+        fused += [(*kind, implementation) for kind in (CASES[0][:2], CASES[2][:2])]
+    return (*CASES, *fused)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +149,15 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def bench(
     sizes: Sequence[tuple[int, int, int]] = SIZES,
-    cases: Sequence[tuple[str, str, str]] = CASES,
+    cases: Sequence[tuple[str, str, str]] | None = None,
     *,
     repeats: int = 3,
     seed: int = 0,
     progress: Callable[[int], object] = lambda rows: None,
 ) -> list[Row]:
     """Time every case (estimator, bandwidth, implementation) and alternative at every size.
+
+    cases: by default all that run here, see `cases_here`.
 
     Own times are of the whole eager call, planning included, with compilation done before. The
     data are normal, half of y depending on x. Nothing is printed or written.
@@ -163,7 +177,7 @@ def bench(
             case = ("trace_khl", "set_median", way, exact_khl)
             rows.append(_row(x, y, *case, seconds, own, peak, repeats))
             progress(1)
-        for estimator, bandwidth, implementation in cases:
+        for estimator, bandwidth, implementation in cases_here() if cases is None else cases:
             exact = reference.hsic(x, y, estimator=estimator, bandwidth=bandwidth)
             way = _ours(x, y, estimator, bandwidth, implementation)
             case = (estimator, bandwidth, way, exact)

@@ -212,6 +212,8 @@ def test_bad_rows_give_nan_and_not_ok_under_jit():
         ({"x": X, "y": Y, "bandwidth": "median"}, "bandwidth: 'median'"),
         ({"x": X, "y": Y, "estimator": "hsic"}, "estimator: 'hsic'"),
         ({"x": X, "y": Y, "implementation": "pallas"}, "implementation: 'pallas'"),
+        ({"x": X, "y": Y, "implementation": "pallas_tpu"}, "pallas_tpu needs a TPU, here is cpu"),
+        ({"x": X, "y": Y, "implementation": "pallas_mosaic_gpu"}, "needs a GPU of compute"),
         ({"x": X, "y": Y, "precision": "bf16"}, "precision: 'bf16'"),
         ({"x": X, "y": Y, "bandwidth": 1e-6}, "cka_debiased is undefined"),
     ],
