@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -20,10 +20,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bridgex_jax.kernels.hsic.bench import Row
 from bridgex_jax.report.content import Evaluation, PairReport, is_number
 from bridgex_jax.report.text import label, name, number, percent
 from bridgex_jax.store.tables import OverlapMatrix, PairSpectrum
+
+if TYPE_CHECKING:
+    from bridgex_jax.kernels.hsic.bench import Row  # loads jax
 
 # The page replaces these very values by its variables, so that figures follow light and dark.
 INK, MUTED, GRID, BAND, PAGE, ACCENT = (

