@@ -27,9 +27,11 @@ $(VENV)/tested-with: $(VENV)/installed
 	@touch $@
 
 # For devices that this machine need not have; libtpu is large, so it is an extra.
-aot: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[aot]"
-	$(BIN)/python experiments/aot.py
+# It has an environment of its own: beside libtpu, JAX looks for a TPU in every command.
+aot:
+	$(PYTHON) -m venv build/aot
+	build/aot/bin/pip install --quiet --disable-pip-version-check -e ".[aot]"
+	build/aot/bin/python experiments/aot.py
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -114,8 +115,15 @@ def score_pairs(
     pairs: Sequence[ProbedPair],
     settings: SpectrumSettings | None = None,
     mesh: Mesh | None = None,
+    *,
+    progress: Callable[[int], object] = lambda layers: None,
 ) -> list[PairScores]:
-    """`language_spectrum` of many pairs at once, sharded over any mesh (kernels/hsic/batch.py)."""
+    """`language_spectrum` of many pairs at once, sharded over any mesh (kernels/hsic/batch.py).
+
+    A block whose low rank turns out not to be certified runs again exactly, unless the settings
+    name the implementation. progress: called with the number of layers (of any pair) that are
+    done. Raises ValueError for an implementation that the devices lack.
+    """
     settings = (settings or SpectrumSettings()).resolved()
     api.check_platform(settings.implementation)
     sets = [layer_sets(pair.probe, pair.shared, pair.bridges, settings) for pair in pairs]
@@ -126,16 +134,31 @@ def score_pairs(
     ]
     scores = [np.full((len(pair.bridges), len(pair.probe.values)), np.nan) for pair in pairs]
     values: list[list[np.ndarray]] = [[np.zeros((0, 0))] * len(one.blocks) for one in sets]
+    left = Counter((job.pair, job.block.layer) for job in jobs)
+    progress(sum(len(pair.probe.values) for pair in pairs) - len(left))  # layers without blocks
+    ran = {(job.pair, job.number): job.how.implementation for job in jobs}
     for group in _groups(jobs):
-        _run_group(group, mesh, scores, values)
+        uncertain = _run_group(group, mesh, scores, values)
+        if uncertain and settings.implementation is None:
+            exact = [
+                dataclasses.replace(job, how=job.how._replace(implementation="exact", rank=None))
+                for job in uncertain
+            ]
+            _run_group(exact, mesh, scores, values)
+            ran |= dict.fromkeys(((job.pair, job.number) for job in exact), "exact")
+        left.subtract((job.pair, job.block.layer) for job in group)
+        done = [layer for layer, blocks in left.items() if blocks == 0]
+        progress(len(done))
+        for layer in done:
+            del left[layer]
     widest = np.zeros((max((len(pair.probe.values) for pair in pairs), default=0), 3), np.int64)
     for job in jobs:
         sizes = (len(job.block.x), len(job.block.y), job.block.member.sum(axis=1).max())
         widest[job.block.layer] = np.maximum(widest[job.block.layer], sizes)
     results = []
     for p, (pair, one) in enumerate(zip(pairs, sets, strict=True)):
-        ran = [f"ran_{job.how.implementation}" for job in jobs if job.pair == p]
-        notes = one.notes | {name: ran.count(name) for name in sorted(set(ran))}
+        used = Counter(f"ran_{name}" for (pair_, _), name in ran.items() if pair_ == p)
+        notes = one.notes | dict(sorted(used.items()))
         spectrum = Spectrum(
             tuple(pair.bridges), scores[p], one.n_shared, one.n_bridge, one.matched, notes
         )
@@ -194,21 +217,21 @@ def group_by_size(sizes: Sequence[tuple[int, int, int]]) -> list[list[int]]:
     return cut(order)
 
 
-def _up(n: int, multiple: int) -> int:
-    return -(-max(n, 1) // multiple) * multiple
-
-
 def _run_group(
     group: Sequence[_Job],
     mesh: Mesh | None,
     scores: Sequence[Float[np.ndarray, "G L"]],
     values: Sequence[list[np.ndarray]],
-) -> None:
-    """Runs the group in calls of one shape and puts scores and values where they belong."""
+) -> list[_Job]:
+    """Runs the group in calls of one shape and puts scores and values where they belong.
+
+    Returns the jobs whose error bound is too wide.
+    """
+    uncertain = []
     blocks = [job.block for job in group]
-    n1 = _up(max(len(block.x) for block in blocks), SIZE_MULTIPLE)
-    n2 = _up(max(len(block.y) for block in blocks), SIZE_MULTIPLE)
-    n_words = _up(max(block.x.shape[1] for block in blocks), 32)
+    n1 = api.round_up(max(len(block.x) for block in blocks), SIZE_MULTIPLE)
+    n2 = api.round_up(max(len(block.y) for block in blocks), SIZE_MULTIPLE)
+    n_words = api.round_up(max(block.x.shape[1] for block in blocks), 32)
     first = group[0].how
     ranks = [job.how.rank for job in group if job.how.rank is not None]
     how = first._replace(
@@ -219,7 +242,7 @@ def _run_group(
     devices = math.prod(mesh.shape[axis] for axis in pair_axes(mesh)) if mesh else 1
     most = max(1, BATCH_BYTES // (4 * n_words * (n1 + n2))) * devices
     calls = -(-len(group) // most)
-    size = _up(-(-len(group) // calls), devices)
+    size = api.round_up(-(-len(group) // calls), devices)
     for start in range(0, len(group), size):
         some = group[start : start + size]
         found = _call(_stack(some, size, n1, n2, n_words), how, mesh)
@@ -229,6 +252,9 @@ def _run_group(
             scores[job.pair][places, job.block.layer] = found.score[row, : len(places)]
             kept = found.values[row, : len(job.block.x), : len(job.block.y)]
             values[job.pair][job.number] = kept
+            if not api.is_certified(found.bound[row], kept):
+                uncertain.append(job)
+    return uncertain
 
 
 def _stack(jobs: Sequence[_Job], size: int, n1: int, n2: int, n_words: int) -> SetPairs:
@@ -242,8 +268,8 @@ def _stack(jobs: Sequence[_Job], size: int, n1: int, n2: int, n_words: int) -> S
         sigma_y=np.ones((size, n2), np.float32),
         words=np.ones((size, n_words), np.float32),
         n_rows=np.zeros(size, np.int32),
-        columns=np.full((size, groups, _up(widest, SIZE_MULTIPLE)), -1, np.int32),
-        weights=np.zeros((size, groups, _up(widest, SIZE_MULTIPLE)), np.float32),
+        columns=np.full((size, groups, api.round_up(widest, SIZE_MULTIPLE)), -1, np.int32),
+        weights=np.zeros((size, groups, api.round_up(widest, SIZE_MULTIPLE)), np.float32),
     )
     for row, job in enumerate(jobs):
         block = job.block

@@ -9,7 +9,6 @@ opens with a quote also ends with the next one: nothing after it is read. Prompt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -21,6 +20,7 @@ from bridgex_jax.data.batching import Encoded, bucket_length, extend
 from bridgex_jax.data.trees import PROMPTS_PER_ROW, ROW_LENGTH, Row, pack, row_arrays
 from bridgex_jax.models.generate import Pool, decode, make_stops, new_pool, prefill
 from bridgex_jax.models.load import Model
+from bridgex_jax.models.rope import LENGTH_DEPENDENT
 
 MAX_NEW_TOKENS = 30
 PATH_MULTIPLE = 16  # of padded prompt lengths: the loop takes long to compile, so few shapes
@@ -29,11 +29,12 @@ AT_ONCE = 2  # batches in flight
 Progress = Callable[[int], object]
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Prompts that are decoded together: for each device the rows that hold its prompts."""
+# Prompts that are decoded together: for each device the rows that hold its prompts.
+_Chunk = tuple[tuple[Row, ...], ...]
 
-    parts: tuple[tuple[Row, ...], ...]
+
+def _silent(rows: int) -> None:
+    """No progress shown."""
 
 
 def complete_ids(
@@ -43,10 +44,12 @@ def complete_ids(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    progress: Progress = lambda rows: None,
+    progress: Progress = _silent,
 ) -> list[list[int]]:
     """The generated token ids of every prompt, without the token that ended the line."""
-    width = -(-min(batch_size, _even(len(encoded))) // mesh.devices.size)  # prompts a device
+    width = -(
+        -min(batch_size, _power_of_two(len(encoded))) // mesh.devices.size
+    )  # prompts a device
     answers: list[list[int]] = [[] for _ in encoded]
     left = list(range(len(encoded)))
     opening = frozenset(model.quote_ids[0])
@@ -54,6 +57,7 @@ def complete_ids(
         opened = [int(answers[i][0] in opening) if answers[i] else -1 for i in left]
         asked = [extend(encoded[i], answers[i]) for i in left]
         found = _one_round(model, asked, opened, mesh, width, max_new_tokens, progress)
+        progress = _silent  # the first round has counted every prompt
         for i, (ids, _) in zip(left, found, strict=True):
             answers[i] = (answers[i] + ids)[:max_new_tokens]
         left = [
@@ -80,21 +84,19 @@ def _one_round(
     at_once = max(1, runtime.tokens_a_batch(mesh) // (row_length * n_parts))
     # Room for 16 new tokens a prompt, whatever is needed: another size would compile again.
     usual = 16 * width // row_length
-    n_rows = max(usual, *(len(rows) for chunk in chunks for rows in chunk.parts))
+    n_rows = max(usual, *(len(rows) for chunk in chunks for rows in chunk))
     n_rows = -(-n_rows // at_once) * at_once
     stops = make_stops(model, model.line_end_ids, *model.quote_ids)
-    place = _pool_sharding(mesh)
-    pools = [
-        jax.device_put(new_pool(model, n_parts, n_rows * row_length), place) for _ in range(AT_ONCE)
-    ]
+    pools = [_new_pool(model, mesh, n_rows * row_length) for _ in range(AT_ONCE)]
 
     def start(number: int, chunk: _Chunk) -> tuple[Int[np.ndarray, "P b"], tuple[Array, ...]]:
         """Queues a chunk on the devices: its indices, and what they will answer."""
         pool = pools[number % AT_ONCE]
         index, paths, lengths = _paths(chunk, width, row_length)
-        context = paths.shape[2] + max_new_tokens
-        for first in range(0, max(len(rows) for rows in chunk.parts), at_once):
-            rows = [row for part in chunk.parts for row in _padded(part, first, at_once)]
+        depends = model.config.rope.type in LENGTH_DEPENDENT
+        context = paths.shape[2] + max_new_tokens if depends else None
+        for first in range(0, max(len(rows) for rows in chunk), at_once):
+            rows = [row for part in chunk for row in _padded(part, first, at_once)]
             sharding = runtime.over_data(mesh, len(rows))
             arrays = jax.device_put(row_arrays(rows, row_length), sharding)
             pool = prefill(model, pool, *arrays, np.int32(first), context)
@@ -111,7 +113,7 @@ def _one_round(
         rows = (np.asarray(x)[real].tolist() for x in found)
         for prompt, ids, n, ended in zip(index[real].tolist(), *rows, strict=True):
             answers[prompt] = (ids[: n - (ended and ids[n - 1] in line)], ended)
-        progress(sum(answers[prompt][1] for prompt in index[real].tolist()))
+        progress(int(real.sum()))
 
     queue: list[tuple[Int[np.ndarray, "P b"], tuple[Array, ...]]] = []
     for number, chunk in enumerate(chunks):
@@ -123,7 +125,7 @@ def _one_round(
     return answers
 
 
-def _even(n: int) -> int:
+def _power_of_two(n: int) -> int:
     """The next power of two: few shapes for small jobs."""
     return 1 << (n - 1).bit_length()
 
@@ -144,7 +146,7 @@ def _chunks(rows: Sequence[Row], n_parts: int, width: int) -> list[_Chunk]:
         prompts += len(row.prompts)
     parts += [[]] * (-len(parts) % n_parts)
     return [
-        _Chunk(tuple(tuple(rows) for rows in parts[start : start + n_parts]))
+        tuple(tuple(rows) for rows in parts[start : start + n_parts])
         for start in range(0, len(parts), n_parts)
     ]
 
@@ -159,11 +161,11 @@ def _paths(
     chunk: _Chunk, width: int, row_length: int
 ) -> tuple[Int[np.ndarray, "P b"], Int[np.ndarray, "P b S"], Int[np.ndarray, "P b"]]:
     """For every prompt of every part its index (-1: none), its slots in the pool, its length."""
-    longest = max(len(path) for part in chunk.parts for row in part for _, path in row.prompts)
-    shape = (len(chunk.parts), width)
+    longest = max(len(path) for part in chunk for row in part for _, path in row.prompts)
+    shape = (len(chunk), width)
     index, lengths = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
     paths = np.zeros((*shape, max(SHORTEST_PATH, bucket_length(longest, PATH_MULTIPLE))), np.int32)
-    for p, part in enumerate(chunk.parts):
+    for p, part in enumerate(chunk):
         prompts = [(row, *prompt) for row, held in enumerate(part) for prompt in held.prompts]
         for b, (row, prompt, path) in enumerate(prompts):
             index[p, b], lengths[p, b] = prompt, len(path)
@@ -171,9 +173,11 @@ def _paths(
     return index, paths, lengths
 
 
-def _pool_sharding(mesh: Mesh) -> Pool:
+def _new_pool(model: Model, mesh: Mesh, slots: int) -> Pool:
+    """An empty pool, a part on each device."""
     held = NamedSharding(mesh, PartitionSpec(None, "data"))
-    return Pool(held, held, NamedSharding(mesh, PartitionSpec("data")))  # type: ignore[arg-type]
+    places = (held, held, NamedSharding(mesh, PartitionSpec("data")))
+    return Pool(*jax.device_put(tuple(new_pool(model, mesh.devices.size, slots)), places))
 
 
 def complete(
@@ -183,7 +187,7 @@ def complete(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    progress: Progress = lambda rows: None,
+    progress: Progress = _silent,
 ) -> list[str]:
     """The continuation of every prompt as text; a prompt that occurs twice is computed once."""
     if not prompts:

@@ -3,9 +3,8 @@
 The prompts' keys and values are written first: prompt by prompt (`generate`), or as trees in which
 prompts that begin alike share these tokens (`prefill`, then `decode`). Then comes one token a row
 and step. A batch runs as long as its longest answer, so whenever half of its rows are done, the
-others go on in a batch of half the width: seven steps of width a row where the mean answer has six
-tokens, instead of fifteen. Axes: L B T K H D V (axes.py); U = new tokens, P = parts of a batch, one
-a device, S = slots of a cache.
+others go on in a batch of half the width. Axes: L B T K H D V (axes.py); U = new tokens, P = parts
+of a batch, one a device, S = slots of a cache.
 """
 
 from __future__ import annotations
@@ -108,13 +107,14 @@ def prefill(
     positions: Int[Array, "B T"],
     ancestors: Bool[Array, "B T T"],
     row: Int[Array, ""],
-    context: int,
+    context: int | None,
 ) -> Pool:
     """Runs rows of a `TreeBatch` and puts their tokens into the pool, part by part.
 
     Args:
       row: how many rows of a part the pool holds already; B / P rows are added to each part.
-      context: the longest row that `decode` will make of them (some RoPE scalings depend on it).
+      context: the longest row that `decode` will make of them, where `rope.LENGTH_DEPENDENT` has
+        the model's scaling; None elsewhere, since each length compiles.
     """
     config, parts = model.config, pool.hidden.shape[0]
     batch, length = tokens.shape
@@ -127,7 +127,8 @@ def prefill(
 
     def put(pooled: Array, new: Array) -> Array:
         new = jnp.swapaxes(new, 2, 3)  # slots before heads
-        return jax.lax.dynamic_update_slice(pooled, new.reshape(_split(new, parts, pooled)), at)
+        new = new.reshape(new.shape[0], parts, -1, *pooled.shape[3:])
+        return jax.lax.dynamic_update_slice(pooled, new, at)
 
     hidden = output.hidden.reshape(parts, -1, config.d_model)
     return Pool(
@@ -135,10 +136,6 @@ def prefill(
         put(pool.values, filled.values),
         jax.lax.dynamic_update_slice(pool.hidden, hidden, at[1:4]),
     )
-
-
-def _split(new: Array, parts: int, pooled: Array) -> tuple[int, ...]:
-    return (new.shape[0], parts, -1, *pooled.shape[3:])
 
 
 @partial(jax.jit, static_argnames=("max_new_tokens",))

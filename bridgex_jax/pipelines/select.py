@@ -346,11 +346,11 @@ def score_selections(
     given = settings.layers and range(settings.layers[0], settings.layers[1] + 1)
     window = checked_window(list(given) if given else None, n_layers)
     selections = []
-    with console.progress("scoring", len(probed), "pairs") as progress:
-        pairs = [ProbedPair(values, sets.shared, sets.bridges) for _, values, sets in probed]
-        for (probe, _, sets), scores in zip(
-            probed, score_pairs(pairs, settings.spectrum, mesh), strict=True
-        ):
+    pairs = [ProbedPair(values, sets.shared, sets.bridges) for _, values, sets in probed]
+    with console.progress("scoring", len(pairs) * n_layers, "layers") as progress:
+        found = score_pairs(pairs, settings.spectrum, mesh, progress=progress)
+    with console.progress("resampling", len(pairs), "pairs") as progress:
+        for (probe, _, sets), scores in zip(probed, found, strict=True):
             choice = choose_bridge(scores.spectrum, window, settings.spectrum.compat)
             boot = permuted = None
             if choice.bridge is not None:

@@ -30,6 +30,7 @@ PRECISIONS = ("highest", "high", "default")
 BANDWIDTHS = ("variable_median", "set_median")
 SIGMA_RANGE = (1e-8, 1e8)  # beyond it products of two Gram entries leave float32
 CANCELLATION_SIGMA = 2.0  # from here on K - 1 is small enough to need expm1
+TOLERANCE = 5e-7  # certified error, relative to the largest entry
 MAX_CHOLESKY_RANK = 128
 CHOLESKY_RANKS = (8, 12, 16, 24, 32, 48, 64)  # few compilations
 MANY_WORDS = 2048  # below, activations need more factors than pay, so they are not even tried
@@ -158,10 +159,11 @@ def _low_rank(
     plan: Plan, z: jax.Array, sigma: jax.Array, words: jax.Array
 ) -> tuple[LowRank, Remainder]:
     """Features of one set and what bounds their error."""
-    rank = plan.rank or MAX_RANK
+    if plan.rank is None:
+        raise ValueError(f"rank: a plan by {plan.implementation} must have one")
     if plan.implementation == "features":
-        return taylor(z, sigma, words, rank), remainder(z, sigma, words, rank)
-    factors, traces = cholesky_factors(z, sigma, words, rank)
+        return taylor(z, sigma, words, plan.rank), remainder(z, sigma, words, plan.rank)
+    factors, traces = cholesky_factors(z, sigma, words, plan.rank)
     return factors, cholesky_remainder(factors, traces[-1], words)
 
 
@@ -286,8 +288,12 @@ def bucket(n: int) -> int:
 
     Steps of 16, from 128 on of an eighth to a quarter of n.
     """
-    step = max(16, 1 << max(0, (n - 1).bit_length() - 3))
-    return -(-n // step) * step
+    return round_up(n, max(16, 1 << max(0, (n - 1).bit_length() - 3)))
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-size // multiple) * multiple
 
 
 def pad_rows(rows: Any, n: int, words: int = 0) -> np.ndarray:
@@ -355,12 +361,14 @@ def _cholesky_rank(
     ]
     paying = [r for r in paying if r <= n_words]
     # Float32 cannot tell a trace below its own rounding from 0.
-    if not paying or tolerance * n_words < np.finfo(np.float32).eps * n_words:
+    if not paying or tolerance < np.finfo(np.float32).eps:
         return None
-    words = np.ones(n_words, np.float32)
+    missing = -n_words % 32
+    words = np.pad(np.ones(n_words, np.float32), (0, missing))
     left = np.zeros(paying[-1])
     for z, sigma in ((z_x, sigma_x), (z_y, sigma_y)):
-        rows = np.asarray(z, np.float32), np.asarray(sigma, np.float32)
+        size = bucket(len(z))  # rows of padding leave nothing
+        rows = pad_rows(z, size, missing), pad_sigma(sigma, size)
         left = np.maximum(left, np.asarray(_traces(*rows, words, paying[-1])).max(axis=1))
     enough = left * (n_words / 2 + left) <= tolerance * n_words**2 / 4
     return next((rank for rank in paying if enough[rank - 1]), None)
@@ -432,7 +440,7 @@ def make_plan(
     precision: str = "highest",
     implementation: str | None = None,
     rank: int | None = None,
-    tolerance: float = 5e-7,
+    tolerance: float = TOLERANCE,
 ) -> Plan:
     """Decide how `hsic` of x [n1, N] and y [n2, N] runs; arguments as for `hsic`.
 
@@ -488,7 +496,7 @@ def choose_implementation(
     *,
     implementation: str | None = None,
     rank: int | None = None,
-    tolerance: float = 5e-7,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """The fields of a `Plan` that say how standardised rows are computed.
 
@@ -531,6 +539,11 @@ def _cost(name: str, sizes: tuple[int, int, int], rank: int | None) -> float:
     return (features_cost if name == "features" else cholesky_cost)(*sizes, rank)
 
 
+def is_certified(bound: np.ndarray, values: np.ndarray, tolerance: float = TOLERANCE) -> bool:
+    """Whether a result's error bound is below tolerance times its largest entry."""
+    return bool(bound <= tolerance * np.nanmax(np.abs(values), initial=0.0))
+
+
 def hsic(
     x: Any,
     y: Any,
@@ -540,7 +553,7 @@ def hsic(
     precision: str = "highest",
     implementation: str | None = None,
     rank: int | None = None,
-    tolerance: float = 5e-7,
+    tolerance: float = TOLERANCE,
 ) -> jax.Array:
     """HSIC of every row of x [n1, N] with every row of y [n2, N]: [n1, n2] float32.
 
@@ -575,7 +588,7 @@ def hsic(
     x, y = np.asarray(x), np.asarray(y)
     result = run_padded(x, y, plan)
     asked = rank is not None or implementation in LOW_RANK
-    if not asked and not result.bound <= tolerance * np.abs(result.values).max():
+    if not asked and not is_certified(np.asarray(result.bound), result.values, tolerance):
         # The rank was chosen by tr(KHLH); where the estimator's own bound is wider, be exact.
         result = run_padded(x, y, dataclasses.replace(plan, implementation="exact", rank=None))
     if not np.isfinite(result.values).all():

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -170,7 +171,7 @@ def bench(
         y = generator.standard_normal((n2, n_words))
         y[: n2 // 2] += x[np.arange(n2 // 2) % n1]
         exact_khl = reference.hsic(x, y, estimator="trace_khl", bandwidth="set_median")
-        loop = [_seconds(lambda x=x, y=y: released(x, y)) for _ in range(repeats)]  # type: ignore[misc]
+        loop = [_seconds(partial(released, x, y)) for _ in range(repeats)]
         seconds = float(np.median(loop))
         for way in _alternatives(x, y):
             own = seconds if way.name == "released loop" else None

@@ -89,8 +89,3 @@ def sums_of(
 def pad_to(array: jax.Array, *sizes: int) -> jax.Array:
     """Zeros after the end of every axis, up to these sizes."""
     return jnp.pad(array, [(0, to - size) for to, size in zip(sizes, array.shape, strict=True)])
-
-
-def round_up(size: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-size // multiple) * multiple

@@ -20,6 +20,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from .api import round_up
 from .estimators import SetSums
 from .exact import Form
 from .pallas_common import (
@@ -28,7 +29,6 @@ from .pallas_common import (
     operand_of,
     pad_to,
     products,
-    round_up,
     split,
     sums_of,
     upper_pairs,

@@ -17,6 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from .api import round_up
 from .estimators import SetSums
 from .exact import Form
 from .pallas_common import (
@@ -25,7 +26,6 @@ from .pallas_common import (
     operand_of,
     pad_to,
     products,
-    round_up,
     split,
     sums_of,
     upper_pairs,
