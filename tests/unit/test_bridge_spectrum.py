@@ -1,15 +1,19 @@
 """The spectrum over planted data: who wins, what is missing, and that sizes alone do not win."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from bridgex_jax.kernels.hsic import reference, released_score, size_matched_score
+from bridgex_jax.kernels.hsic import api, reference, released_score, size_matched_score
 
 from bridgex_jax.bridge.choice import choose_bridge
 from bridgex_jax.bridge.spectrum import (
+    ProbedPair,
     ProbeValues,
     SpectrumSettings,
     group_by_size,
     language_spectrum,
+    score_pairs,
 )
 
 N = 64
@@ -114,6 +118,20 @@ def test_spectrum_without_any_neurons_is_all_missing():
     spectrum = language_spectrum(probe, 0 * shared > 0, bridges)
     assert np.isnan(spectrum.score).all()
     assert choose_bridge(spectrum).bridge is None
+
+
+def test_a_low_rank_that_is_not_certified_runs_again_exactly(monkeypatch):
+    pair = ProbedPair(*planted(0, {"en": 9, "de": 6}))
+    loose = SpectrumSettings(bandwidth="set_median", estimator="biased", size_matching=False)
+    ticks = []
+    first = score_pairs([pair, pair], loose, progress=ticks.append)[1].spectrum
+    assert first.notes["ran_features"] == 6 and sum(ticks) == 6
+    monkeypatch.setattr(api, "is_certified", lambda bound, values: bound == 0)
+    again = score_pairs([pair, pair], loose)[1].spectrum
+    assert again.notes["ran_exact"] == 6 and "ran_features" not in again.notes
+    assert again.score == pytest.approx(first.score, rel=1e-5)
+    asked = dataclasses.replace(loose, implementation="features")
+    assert score_pairs([pair], asked)[0].spectrum.notes["ran_features"] == 6
 
 
 def test_ragged_blocks_share_one_padded_size_unless_that_adds_more_than_a_compilation():
