@@ -165,7 +165,7 @@ def _add_demo(verbs: Any) -> None:
     )
     parser.add_argument("--out", default="runs/demo", metavar="RUN", help="run directory to write")
     parser.add_argument("--seed", type=int, default=0, help="of resampling")
-    parser.add_argument("--words", type=_positive, default=120, help="evaluated a direction; there "
+    parser.add_argument("--words", type=_positive, default=80, help="evaluated a direction; there "
                         "are 320 to 617, all of which take a minute and a half")  # fmt: skip
     parser.add_argument("--batch-size", type=_positive, default=512, help="prompts a batch")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

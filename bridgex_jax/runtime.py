@@ -19,7 +19,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for name in ("jax", "transformers", "huggingface_hub", "absl", "orbax"):
+    for name in ("jax", "transformers", "huggingface_hub", "absl", "orbax", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -63,7 +63,7 @@ class DemoSettings:
 
     seed: int = 0
     tokens: int = 16_000  # counted a language: a third of what a study should have, for time
-    words: int = 120  # evaluated a direction; all of them take a minute and a half on two cores
+    words: int = 80  # evaluated a direction; all of them take a minute and a half on two cores
     batch_size: int = 512
     top_rate: float = 0.10  # a small model's sets are empty in most layers at 0.01
     probe_filter: str = "none"  # the directions are held out: hardly a word is translated right
