@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bridgex_jax.errors import InputError
-from bridgex_jax.kernels.hsic import api
+from bridgex_jax.kernels.hsic import api, bandwidth, plan
 
 MIN_STRATUM = 5  # token counts with fewer words are pooled
 MIN_MATCHED = 4  # a bridge with fewer neurons in a layer is missing there
@@ -43,7 +43,7 @@ class SpectrumSettings:
         for name, value, known in (
             ("estimator", self.estimator, api.ESTIMATORS),
             ("length_control", self.length_control, LENGTH_CONTROLS),
-            ("implementation", self.implementation, (None, *api.IMPLEMENTATIONS)),
+            ("implementation", self.implementation, (None, *plan.IMPLEMENTATIONS)),
             ("compat", self.compat, COMPATS),
         ):
             if value not in known:
@@ -89,7 +89,10 @@ class ProbeValues:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Some bridges of one layer against the shared neurons, under one choice of bandwidths."""
+    """Some bridges of one layer against the shared neurons, under one choice of bandwidths.
+
+    The released bandwidth is NaN until HSIC has run, which makes it from the same rows.
+    """
 
     layer: int
     bridges: tuple[int, ...]  # positions in the given order
@@ -189,7 +192,7 @@ def layer_sets(
         if settings.size_matching and present.size:
             matched[layer] = n_bridge[present, layer].min()
         if settings.bandwidth == "set_median":
-            blocks += _set_median_blocks(layer, rows, is_shared, member, present, settings, notes)
+            blocks += _set_median_blocks(layer, rows, is_shared, member, present)
         elif present.size:
             blocks.append(_shared_block(layer, rows, sigma, is_shared, member, present))
     return LayerSets(tuple(blocks), n_shared, n_bridge, matched, strata, dict(notes))
@@ -268,7 +271,7 @@ def _bandwidths(
         return [np.full(size, value) for size in sizes]
     if not sum(sizes):
         return [np.zeros(0) for _ in sizes]
-    together = np.concatenate([api.host_standardise(rows) for rows in layers if len(rows)])
+    together = np.concatenate([plan.host_standardise(rows) for rows in layers if len(rows)])
     return np.split(api.host_variable_median(together).astype(np.float64), np.cumsum(sizes)[:-1])
 
 
@@ -300,34 +303,19 @@ def _set_median_blocks(
     is_shared: Bool[np.ndarray, " n"],
     member: Bool[np.ndarray, "G n"],
     present: Int[np.ndarray, " b"],
-    settings: SpectrumSettings,
-    notes: _Notes,
 ) -> list[Block]:
-    """One block a bridge, since the released bandwidth depends on both sets.
-
-    Where it collapses (the median is the 0 of a row and itself) every entry is N - 1: such a
-    layer is missing, except under `compat`, which keeps it.
-    """
-    epsilon = api.bandwidths.RELEASED_EPSILON
-    blocks = []
-    for bridge in present.tolist():
-        x, y = rows[is_shared], rows[member[bridge]]
-        z_x, z_y = (api.host_standardise(part, epsilon) for part in (x, y))
-        sigma = api.host_set_median(z_x, z_y)
-        if sigma <= 2 * epsilon:
-            notes.add("collapsed_bandwidths", 1)
-            if settings.compat is None:
-                continue
-        blocks.append(
-            Block(
-                layer,
-                (bridge,),
-                x,
-                y,
-                np.full(len(x), sigma),
-                np.full(len(y), sigma),
-                np.ones((1, len(y)), bool),
-                epsilon,
-            )
+    """One block a bridge, since the released bandwidth depends on both sets."""
+    epsilon = bandwidth.RELEASED_EPSILON
+    return [
+        Block(
+            layer,
+            (bridge,),
+            rows[is_shared],
+            rows[member[bridge]],
+            np.full(int(is_shared.sum()), np.nan),
+            np.full(int(member[bridge].sum()), np.nan),
+            np.ones((1, int(member[bridge].sum())), bool),
+            epsilon,
         )
-    return blocks
+        for bridge in present.tolist()
+    ]

@@ -11,13 +11,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from bridgex_jax.kernels.hsic import api
+from bridgex_jax.kernels.hsic import plan as plans
 from bridgex_jax.kernels.hsic.cholesky import centred_factors
-from bridgex_jax.kernels.hsic.exact import exp_minus_one
 from bridgex_jax.kernels.hsic.resampling import (
     FactorSet,
     bootstrap_scores,
@@ -97,7 +95,7 @@ def _chosen_layers(scores: PairScores, window: Sequence[int] | None) -> _Chosen:
     pairs = zip(scores.sets.blocks, scores.values, strict=True)
     kept = ((b, values) for b, values in pairs if weights[list(b.bridges), b.layer].any())
     n1, n2, single = scores.widest[layers].max(axis=0).tolist()
-    return _Chosen(tuple(kept), weights, (api.bucket(n1), api.bucket(n2), api.bucket(single)))
+    return _Chosen(tuple(kept), weights, (plans.bucket(n1), plans.bucket(n2), plans.bucket(single)))
 
 
 def score_coefficients(
@@ -158,15 +156,15 @@ def _block_draws(
     own = np.zeros((2, len(block.member), to_x, to_y), np.float32)  # C and S
     for g, member in enumerate(block.member):
         n2 = int(member.sum())
-        y[g] = api.pad_rows(block.y[member], to_y, missing)
-        sigma_y[g] = api.pad_sigma(block.sigma_y[member], to_y)
+        y[g] = plans.pad_rows(block.y[member], to_y, missing)
+        sigma_y[g] = plans.pad_sigma(block.sigma_y[member], to_y)
         own[0, g, :n1, :n2] = score_coefficients(values[:, member], matched)
         own[1, g, :n1, :n2] = values[:, member]
-    cancels = max(block.sigma_x.max(), block.sigma_y.max()) > api.CANCELLATION_SIGMA
+    cancels = max(block.sigma_x.max(), block.sigma_y.max()) > plans.CANCELLATION_SIGMA
     drawn = bootstrap_scores(
-        api.pad_rows(block.x, to_x, missing),
+        plans.pad_rows(block.x, to_x, missing),
         y,
-        api.pad_sigma(block.sigma_x, to_x),
+        plans.pad_sigma(block.sigma_x, to_x),
         sigma_y,
         np.pad(np.ones(n_words, np.float32), (0, missing)),
         *own,
@@ -174,7 +172,7 @@ def _block_draws(
         estimator=settings.estimator,
         tile=32,
         precision="highest",
-        minus_one=jnp.expm1 if cancels else exp_minus_one,
+        cancels=bool(cancels),
         epsilon=block.epsilon,
     )
     return np.asarray(drawn, np.float64)
@@ -241,7 +239,7 @@ def _factors(
     rows: Float[np.ndarray, "n N"], sigma: Float[np.ndarray, " n"], size: int, epsilon: float
 ) -> tuple[FactorSet, float]:
     """Factors of one side, padded to `size` variables and an even rank; and what they lose."""
-    found = centred_factors(api.host_standardise(rows, epsilon), sigma)
+    found = centred_factors(plans.host_standardise(rows, epsilon), sigma)
     more, even = size - len(rows), found.centred.shape[1] % 2
     centred = np.pad(found.centred, ((0, more), (0, even), (0, 0)))
     raw_rows = np.pad(found.raw_rows, ((0, more), (0, 0)))

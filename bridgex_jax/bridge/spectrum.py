@@ -20,7 +20,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Bool, Float, Int
 
 from bridgex_jax.kernels.hsic import api
-from bridgex_jax.kernels.hsic.batch import How, SetPairs, SetScores, pair_axes, score_set_pairs
+from bridgex_jax.kernels.hsic import plan as plans
+from bridgex_jax.kernels.hsic.batch import SetPairs, SetScores, pair_axes, score_set_pairs
+from bridgex_jax.kernels.hsic.plan import Plan, Rung
 from bridgex_jax.kernels.hsic.score import subset_maximum_weights
 
 from .sets import Block, LayerSets, ProbeValues, SpectrumSettings, layer_sets
@@ -39,7 +41,7 @@ MAX_PADDING = 1.2  # padded work over work, unless the difference is less than a
 COMPILATION_FLOPS = 2e11  # what a CPU could compute while XLA compiles one more shape
 BATCH_BYTES = 1 << 28  # of one call's input on each device
 SIZE_MULTIPLE = 16  # padded numbers of neurons
-RANKS = (4, 6, 8, 10, 12)  # of features: few compilations
+SAMPLED_BLOCKS = 8  # of a group, that say which rank of `cholesky` to begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Spectrum:
 
     n_shared and n_bridge count the neurons in use; matched is the subset size m of the
     size-matched score (0 without). notes: `constant_neurons` and `zero_median_neurons` that left
-    the sets, `collapsed_bandwidths`, and `ran_exact`, `ran_features`: blocks by implementation.
+    the sets, `collapsed_bandwidths`, and `ran_exact`, `ran_features`, …: blocks by implementation.
     """
 
     bridges: tuple[str, ...]
@@ -100,15 +102,28 @@ def language_spectrum(
     return score_pairs([ProbedPair(probe, shared, bridges)], settings)[0].spectrum
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Job:
-    """A block, whose it is, and how it is to run."""
+    """A block, whose it is, and what came of it."""
 
     pair: int
     number: int  # among the pair's blocks
     block: Block
     matched: int
-    how: How
+    score: Float[np.ndarray, " b"] = dataclasses.field(default_factory=lambda: np.zeros(0))
+    values: Float[np.ndarray, "n1 n2"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    ran: str = ""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """n1, n2 and N."""
+        return len(self.block.x), len(self.block.y), self.block.x.shape[1]
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the released bandwidth is that of a row and itself: every entry is N - 1."""
+        epsilon, sigma = self.block.epsilon, self.block.sigma_x
+        return epsilon > 0 and bool(sigma.max() <= 2 * epsilon)
 
 
 def score_pairs(
@@ -120,77 +135,103 @@ def score_pairs(
 ) -> list[PairScores]:
     """`language_spectrum` of many pairs at once, sharded over any mesh (kernels/hsic/batch.py).
 
-    A block whose low rank turns out not to be certified runs again exactly, unless the settings
-    name the implementation. progress: called with the number of layers (of any pair) that are
-    done. Raises ValueError for an implementation that the devices lack.
+    Blocks of like size run together, by the cheapest implementation first; those whose error it
+    does not certify go on to the next. progress: called with the number of layers (of any pair)
+    that are done. Raises ValueError for an implementation that the devices lack, and for a low
+    rank that was asked for and certifies nothing.
     """
     settings = (settings or SpectrumSettings()).resolved()
     api.check_platform(settings.implementation)
     sets = [layer_sets(pair.probe, pair.shared, pair.bridges, settings) for pair in pairs]
     jobs = [
-        _Job(p, b, block, int(one.matched[block.layer]), block_plan(block, settings))
+        _Job(p, b, block, int(one.matched[block.layer]))
         for p, one in enumerate(sets)
         for b, block in enumerate(one.blocks)
     ]
-    scores = [np.full((len(pair.bridges), len(pair.probe.values)), np.nan) for pair in pairs]
-    values: list[list[np.ndarray]] = [[np.zeros((0, 0))] * len(one.blocks) for one in sets]
     left = Counter((job.pair, job.block.layer) for job in jobs)
     progress(sum(len(pair.probe.values) for pair in pairs) - len(left))  # layers without blocks
-    ran = {(job.pair, job.number): job.how.implementation for job in jobs}
-    for group in _groups(jobs):
-        uncertain = _run_group(group, mesh, scores, values)
-        if uncertain and settings.implementation is None:
-            exact = [
-                dataclasses.replace(job, how=job.how._replace(implementation="exact", rank=None))
-                for job in uncertain
-            ]
-            _run_group(exact, mesh, scores, values)
-            ran |= dict.fromkeys(((job.pair, job.number) for job in exact), "exact")
-        left.subtract((job.pair, job.block.layer) for job in group)
+    for group in group_by_size([job.sizes for job in jobs]):
+        some = [jobs[i] for i in group]
+        _solve(some, _rungs(some, settings), settings, mesh)
+        left.subtract((job.pair, job.block.layer) for job in some)
         done = [layer for layer, blocks in left.items() if blocks == 0]
         progress(len(done))
         for layer in done:
             del left[layer]
     widest = np.zeros((max((len(pair.probe.values) for pair in pairs), default=0), 3), np.int64)
     for job in jobs:
-        sizes = (len(job.block.x), len(job.block.y), job.block.member.sum(axis=1).max())
+        sizes = (*job.sizes[:2], job.block.member.sum(axis=1).max())
         widest[job.block.layer] = np.maximum(widest[job.block.layer], sizes)
-    results = []
-    for p, (pair, one) in enumerate(zip(pairs, sets, strict=True)):
-        used = Counter(f"ran_{name}" for (pair_, _), name in ran.items() if pair_ == p)
-        notes = one.notes | dict(sorted(used.items()))
-        spectrum = Spectrum(
-            tuple(pair.bridges), scores[p], one.n_shared, one.n_bridge, one.matched, notes
-        )
-        results.append(PairScores(spectrum, one, settings, tuple(values[p]), widest))
-    return results
+    return [
+        _of_pair(pair, one, [job for job in jobs if job.pair == p], settings, widest)
+        for p, (pair, one) in enumerate(zip(pairs, sets, strict=True))
+    ]
 
 
-def block_plan(block: Block, settings: SpectrumSettings) -> How:
-    """How HSIC of the block runs; its bandwidths are given."""
-    z_x, z_y = (api.host_standardise(part, block.epsilon) for part in (block.x, block.y))
-    chosen = api.choose_implementation(
-        z_x, z_y, block.sigma_x, block.sigma_y, implementation=settings.implementation
-    )
-    rank = chosen["rank"] and next(r for r in RANKS if r >= chosen["rank"])
-    return How(
-        estimator=settings.estimator,
-        epsilon=block.epsilon,
-        matched=settings.size_matching,
-        **chosen | {"rank": rank},
-    )
-
-
-def _groups(jobs: Sequence[_Job]) -> list[list[_Job]]:
-    """Jobs that run in one compiled call: alike in all that is static, and padded alike."""
-    by_kind: dict[tuple, list[_Job]] = {}
+def _of_pair(
+    pair: ProbedPair,
+    sets: LayerSets,
+    jobs: Sequence[_Job],
+    settings: SpectrumSettings,
+    widest: Int[np.ndarray, "L 3"],
+) -> PairScores:
+    """One pair's spectrum; where the bandwidth collapsed it is missing, except under `compat`."""
+    score = np.full((len(pair.bridges), len(pair.probe.values)), np.nan)
     for job in jobs:
-        by_kind.setdefault((job.how.implementation, job.how.epsilon), []).append(job)
-    groups = []
-    for kind in by_kind.values():
-        sizes = [(len(job.block.x), len(job.block.y), job.block.x.shape[1]) for job in kind]
-        groups += [[kind[i] for i in group] for group in group_by_size(sizes)]
-    return groups
+        if not job.collapsed or settings.compat is not None:
+            score[list(job.block.bridges), job.block.layer] = job.score
+    notes = dict(sets.notes)
+    if collapsed := sum(job.collapsed for job in jobs):
+        notes["collapsed_bandwidths"] = collapsed
+    notes |= sorted(Counter(f"ran_{job.ran}" for job in jobs).items())
+    bridges = tuple(pair.bridges)
+    spectrum = Spectrum(bridges, score, sets.n_shared, sets.n_bridge, sets.matched, notes)
+    sets = dataclasses.replace(sets, blocks=tuple(job.block for job in jobs))
+    return PairScores(spectrum, sets, settings, tuple(job.values for job in jobs), widest)
+
+
+def _solve(
+    group: Sequence[_Job], left: Sequence[Rung], settings: SpectrumSettings, mesh: Mesh | None
+) -> None:
+    """Runs every job of the group by the first rung that certifies it."""
+    if not left:
+        raise ValueError(
+            f"implementation: no rank certifies {settings.implementation} to {plans.TOLERANCE:g}"
+        )
+    rung, *left = left
+    bounds = _run_group(group, rung, settings, mesh)
+    if rung.implementation not in plans.LOW_RANK:
+        return
+    missed: dict[tuple[Rung, ...], list[_Job]] = {}
+    for bound, job in zip(bounds, group, strict=True):
+        relative = plans.relative_bound(bound, job.values)
+        if relative > plans.TOLERANCE:
+            rest = tuple(plans.worth_trying(left, rung, relative))
+            missed.setdefault(rest, []).append(job)
+    for rest, some in missed.items():
+        _solve(some, rest, settings, mesh)
+
+
+def _rungs(group: Sequence[_Job], settings: SpectrumSettings) -> list[Rung]:
+    """What to try for the group, judged by its largest sizes and a few of its blocks."""
+    n1, n2, n_words = (max(sizes) for sizes in zip(*(job.sizes for job in group), strict=True))
+    released = group[0].block.epsilon > 0
+    start = plans.CHOLESKY_RANKS[0] if settings.implementation == "cholesky" else None
+    largest = plans.cholesky_pays((n1, n2, n_words)) if settings.implementation is None else None
+    if (start or largest) and not released:
+        found = []
+        for job in group[:: -(-len(group) // SAMPLED_BLOCKS)]:
+            block = job.block
+            z = plans.host_standardise(np.concatenate([block.x, block.y]))
+            sigma = np.concatenate([block.sigma_x, block.sigma_y])
+            found.append(plans.cholesky_start(z, sigma, plans.TOLERANCE, largest))
+        start = None if None in found else max(rank for rank in found if rank is not None)
+    return plans.rungs(
+        (n1, n2, n_words),
+        None if released else _sigma_range(group)[0],
+        implementation=settings.implementation,
+        cholesky_from=start,
+    )
 
 
 def group_by_size(sizes: Sequence[tuple[int, int, int]]) -> list[list[int]]:
@@ -205,10 +246,10 @@ def group_by_size(sizes: Sequence[tuple[int, int, int]]) -> list[list[int]]:
 
     def padded(group: Sequence[int]) -> float:
         largest = [max(sizes[i][axis] for i in group) for axis in range(3)]
-        return len(group) * api.exact_cost(*largest)
+        return len(group) * plans.exact_cost(*largest)
 
     def cut(group: list[int]) -> list[list[int]]:
-        work, whole = sum(api.exact_cost(*sizes[i]) for i in group), padded(group)
+        work, whole = sum(plans.exact_cost(*sizes[i]) for i in group), padded(group)
         if whole <= MAX_PADDING * work or whole - work < COMPILATION_FLOPS:
             return [group]
         at = min(range(1, len(group)), key=lambda k: padded(group[:k]) + padded(group[k:]))
@@ -218,67 +259,84 @@ def group_by_size(sizes: Sequence[tuple[int, int, int]]) -> list[list[int]]:
 
 
 def _run_group(
-    group: Sequence[_Job],
-    mesh: Mesh | None,
-    scores: Sequence[Float[np.ndarray, "G L"]],
-    values: Sequence[list[np.ndarray]],
-) -> list[_Job]:
-    """Runs the group in calls of one shape and puts scores and values where they belong.
+    group: Sequence[_Job], rung: Rung, settings: SpectrumSettings, mesh: Mesh | None
+) -> list[float]:
+    """Runs the group in calls of one shape; every job takes its score, values and bandwidths.
 
-    Returns the jobs whose error bound is too wide.
+    Returns the jobs' error bounds.
     """
-    uncertain = []
-    blocks = [job.block for job in group]
-    n1 = api.round_up(max(len(block.x) for block in blocks), SIZE_MULTIPLE)
-    n2 = api.round_up(max(len(block.y) for block in blocks), SIZE_MULTIPLE)
-    n_words = api.round_up(max(block.x.shape[1] for block in blocks), 32)
-    first = group[0].how
-    ranks = [job.how.rank for job in group if job.how.rank is not None]
-    how = first._replace(
-        rank=max(ranks, default=None),
-        tile=api.tile_size(n1, n2, n_words),
-        cancels=any(job.how.cancels for job in group),
+    n1, n2, n_words = (max(sizes) for sizes in zip(*(job.sizes for job in group), strict=True))
+    n1, n2 = plans.round_up(n1, SIZE_MULTIPLE), plans.round_up(n2, SIZE_MULTIPLE)
+    n_words = plans.round_up(n_words, 32)
+    epsilon = group[0].block.epsilon
+    fields = Plan(
+        None,
+        None,
+        None,
+        estimator=settings.estimator,
+        implementation=rung.implementation,
+        rank=rung.rank,
+        tile=plans.tile_size(n1, n2, n_words),
+        epsilon=epsilon,
+        cancels=epsilon > 0 or _sigma_range(group)[1] > plans.CANCELLATION_SIGMA,
     )
     devices = math.prod(mesh.shape[axis] for axis in pair_axes(mesh)) if mesh else 1
     most = max(1, BATCH_BYTES // (4 * n_words * (n1 + n2))) * devices
     calls = -(-len(group) // most)
-    size = api.round_up(-(-len(group) // calls), devices)
+    size = plans.round_up(-(-len(group) // calls), devices)
+    bounds: list[float] = []
     for start in range(0, len(group), size):
         some = group[start : start + size]
-        found = _call(_stack(some, size, n1, n2, n_words), how, mesh)
+        stacked = _stack(some, fields, size, n1, n2, n_words)
+        found = _call(stacked, settings.size_matching, mesh)
         assert found.values is not None
         for row, job in enumerate(some):
-            places = list(job.block.bridges)
-            scores[job.pair][places, job.block.layer] = found.score[row, : len(places)]
-            kept = found.values[row, : len(job.block.x), : len(job.block.y)]
-            values[job.pair][job.number] = kept
-            if not api.is_certified(found.bound[row], kept):
-                uncertain.append(job)
-    return uncertain
+            rows, columns, _ = job.sizes
+            job.score = found.score[row, : len(job.block.bridges)]
+            job.values = found.values[row, :rows, :columns]
+            job.ran = rung.implementation
+            sigma = (found.sigma_x[row, :rows], found.sigma_y[row, :columns])
+            job.block = dataclasses.replace(job.block, sigma_x=sigma[0], sigma_y=sigma[1])
+        bounds += found.bound[: len(some)].tolist()
+    return bounds
 
 
-def _stack(jobs: Sequence[_Job], size: int, n1: int, n2: int, n_words: int) -> SetPairs:
+def _sigma_range(group: Sequence[_Job]) -> tuple[float, float]:
+    sigma = np.concatenate([np.r_[job.block.sigma_x, job.block.sigma_y] for job in group])
+    return float(sigma.min()), float(sigma.max())
+
+
+def _stack(
+    jobs: Sequence[_Job], fields: Plan, size: int, n1: int, n2: int, n_words: int
+) -> SetPairs:
     """Blocks side by side, padded; entries after the last are empty."""
     groups = max(len(job.block.member) for job in jobs)
     widest = max(int(job.block.member.sum(axis=1).max()) for job in jobs)
+    width = plans.round_up(widest, SIZE_MULTIPLE)
+    released = fields.epsilon > 0  # such bandwidths are made on the device
+    plan = dataclasses.replace(
+        fields,
+        sigma_x=None if released else np.ones((size, n1), np.float32),
+        sigma_y=None if released else np.ones((size, n2), np.float32),
+        words=np.ones((size, n_words), np.float32),
+    )
     stacked = SetPairs(
         x=np.zeros((size, n1, n_words), np.float32),
         y=np.zeros((size, n2, n_words), np.float32),
-        sigma_x=np.ones((size, n1), np.float32),
-        sigma_y=np.ones((size, n2), np.float32),
-        words=np.ones((size, n_words), np.float32),
+        plan=plan,
         n_rows=np.zeros(size, np.int32),
-        columns=np.full((size, groups, api.round_up(widest, SIZE_MULTIPLE)), -1, np.int32),
-        weights=np.zeros((size, groups, api.round_up(widest, SIZE_MULTIPLE)), np.float32),
+        columns=np.full((size, groups, width), -1, np.int32),
+        weights=np.zeros((size, groups, width), np.float32),
     )
     for row, job in enumerate(jobs):
         block = job.block
         more = n_words - block.x.shape[1]
-        stacked.x[row] = api.pad_rows(block.x, n1, more)
-        stacked.y[row] = api.pad_rows(block.y, n2, more)
-        stacked.sigma_x[row] = api.pad_sigma(block.sigma_x, n1)
-        stacked.sigma_y[row] = api.pad_sigma(block.sigma_y, n2)
-        stacked.words[row, n_words - more :] = 0.0
+        stacked.x[row] = plans.pad_rows(block.x, n1, more)
+        stacked.y[row] = plans.pad_rows(block.y, n2, more)
+        if not released:
+            plan.sigma_x[row] = plans.pad_sigma(block.sigma_x, n1)
+            plan.sigma_y[row] = plans.pad_sigma(block.sigma_y, n2)
+        plan.words[row, n_words - more :] = 0.0
         stacked.n_rows[row] = len(block.x)
         for g, member in enumerate(block.member):
             own = np.flatnonzero(member)
@@ -289,12 +347,13 @@ def _stack(jobs: Sequence[_Job], size: int, n1: int, n2: int, n_words: int) -> S
     return stacked
 
 
-def _call(pairs: SetPairs, how: How, mesh: Mesh | None) -> SetScores:
+def _call(pairs: SetPairs, matched: bool, mesh: Mesh | None) -> SetScores:
     """The batch's scores and values on the host of every process."""
+    how = {"matched": matched, "with_values": True}
     if mesh is None:
-        return jax.device_get(score_set_pairs(pairs, how, with_values=True))
+        return jax.device_get(score_set_pairs(pairs, **how))
     sharding = NamedSharding(mesh, P(pair_axes(mesh)))
-    found = score_set_pairs(jax.device_put(pairs, sharding), how, mesh, with_values=True)
+    found = score_set_pairs(jax.device_put(pairs, sharding), mesh, **how)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

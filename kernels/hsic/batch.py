@@ -17,8 +17,9 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from .api import Plan, hsic_planned
+from .api import hsic_planned
 from .exact import Split
+from .plan import Plan
 
 WORDS = "words"
 
@@ -28,32 +29,20 @@ class SetPairs(NamedTuple):
 
     x: jax.Array  # [M, n1, N]
     y: jax.Array  # [M, n2, N]
-    sigma_x: jax.Array  # [M, n1]
-    sigma_y: jax.Array  # [M, n2]
-    words: jax.Array  # [M, N] 1 for a word, 0 for padding
+    plan: Plan  # its arrays with M in front: sigma_x [M, n1], sigma_y [M, n2], words [M, N]
     n_rows: jax.Array  # [M]
     columns: jax.Array  # [M, G, c] rows of y that belong to a group
     weights: jax.Array  # [M, G, c] of a row's ordered values; `subset_maximum_weights`
 
 
-class How(NamedTuple):
-    """The static part of `Plan`, the same for all pairs; matched: whether weights are used."""
-
-    estimator: str
-    implementation: str
-    rank: int | None
-    tile: int
-    epsilon: float
-    cancels: bool
-    matched: bool
-    precision: str = "highest"
-
-
 class SetScores(NamedTuple):
-    """score [M, G], NaN for empty groups; bound [M]; values [M, n1, n2] if they were asked for."""
+    """score [M, G], NaN for empty groups; bound [M] and sigma_x, sigma_y as in `HsicResult`;
+    values [M, n1, n2] if they were asked for."""
 
     score: jax.Array
     bound: jax.Array
+    sigma_x: jax.Array
+    sigma_y: jax.Array
     values: jax.Array | None
 
 
@@ -62,21 +51,25 @@ def pair_axes(mesh: Mesh) -> tuple[str, ...]:
     return tuple(name for name in mesh.axis_names if name != WORDS)
 
 
-@partial(jax.jit, static_argnames=("how", "mesh", "with_values"))
+@partial(jax.jit, static_argnames=("mesh", "matched", "with_values"))
 def score_set_pairs(
-    pairs: SetPairs, how: How, mesh: Mesh | None = None, *, with_values: bool = False
+    pairs: SetPairs, mesh: Mesh | None = None, *, matched: bool, with_values: bool = False
 ) -> SetScores:
-    """Score every group of columns of every pair.
+    """Score every group of columns of every pair; matched: with `weights`, else the maximum.
 
     One pair after the other on each device, so memory is that of one pair beyond input and output.
     M must be a multiple of the devices along `pair_axes`.
     """
+
+    def local(some: SetPairs, split: Split | None = None) -> SetScores:
+        return lax.map(partial(_one, split=split, matched=matched, with_values=with_values), some)
+
     if mesh is None:
-        return _local(pairs, how, None, with_values)
+        return local(pairs)
     split = Split(WORDS, mesh.shape[WORDS]) if WORDS in mesh.axis_names else None
     over = P(pair_axes(mesh))
     return jax.shard_map(
-        lambda some: _local(some, how, split, with_values),
+        partial(local, split=split),
         mesh=mesh,
         in_specs=over,
         out_specs=over,
@@ -84,27 +77,13 @@ def score_set_pairs(
     )(pairs)
 
 
-def _local(pairs: SetPairs, how: How, split: Split | None, with_values: bool) -> SetScores:
-    def one(pair: SetPairs) -> SetScores:
-        plan = Plan(
-            pair.sigma_x,
-            pair.sigma_y,
-            pair.words,
-            estimator=how.estimator,
-            implementation=how.implementation,
-            precision=how.precision,
-            rank=how.rank,
-            tile=how.tile,
-            epsilon=how.epsilon,
-            cancels=how.cancels,
-        )
-        found = hsic_planned(pair.x, pair.y, plan, split)
-        score = jax.vmap(group_score, in_axes=(None, None, 0, 0, None))(
-            found.values, pair.n_rows, pair.columns, pair.weights, how.matched
-        )
-        return SetScores(score, found.bound, found.values if with_values else None)
-
-    return lax.map(one, pairs)
+def _one(pair: SetPairs, split: Split | None, matched: bool, with_values: bool) -> SetScores:
+    found = hsic_planned(pair.x, pair.y, pair.plan, split)
+    score = jax.vmap(group_score, in_axes=(None, None, 0, 0, None))(
+        found.values, pair.n_rows, pair.columns, pair.weights, matched
+    )
+    values = found.values if with_values else None
+    return SetScores(score, found.bound, found.sigma_x, found.sigma_y, values)
 
 
 def group_score(

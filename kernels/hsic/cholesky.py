@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .features import LowRank, Remainder
+from .features import Source
 
 EXHAUSTED = 1e-6  # of a diagonal of 1: below it a float32 remainder is rounding
 
 
 def cholesky_factors(
     z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int
-) -> tuple[LowRank, jax.Array]:
-    """Factors of the Gram matrices of standardised z [n, N], and the traces left: [rank, n].
+) -> tuple[jax.Array, jax.Array]:
+    """Factors [rank, n, N] of the Gram matrices of standardised z [n, N]; traces left [rank, n].
 
     All rows at once, each with its own pivots: n N rank^2 FLOPs. The traces, after each factor,
     are certain up to the rounding of float32 (about 1e-7 N).
@@ -49,22 +49,19 @@ def cholesky_factors(
 
     start = (jnp.zeros((rank, n, size), z.dtype), jnp.broadcast_to(words[None, :], (n, size)))
     (factors, _), traces = lax.scan(step, start, jnp.arange(rank))
-    return LowRank(factors, jnp.sum(factors, axis=2)), traces
+    return factors, traces
 
 
-def cholesky_remainder(factors: LowRank, trace: jax.Array, words: jax.Array) -> Remainder:
-    """What bounds the error of the factors, from what they leave: `trace` [n]."""
-    n_words = jnp.sum(words)
-    mean = jnp.sum(factors.features, axis=2, keepdims=True) / n_words
-    centred = (factors.features - mean) * words[None, None, :]
+def cholesky(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Source:
+    """rank factors of the Gram matrices of standardised z [n, N], graded: their principal axes."""
+    factors, traces = cholesky_factors(z, sigma, words, rank)
+    mean = jnp.einsum("rnw,w->rn", factors, words) / jnp.sum(words)
+    centred = (factors - mean[:, :, None]) * words[None, None, :]
     inner = jnp.einsum("rnw,snw->nrs", centred, centred, precision="highest")
-    raw = jnp.sum(centred * factors.totals[:, :, None], axis=0)
-    return Remainder(
-        trace,
-        jnp.sqrt(jnp.sum(inner * inner, axis=(1, 2))),  # at least the largest eigenvalue
-        jnp.max(jnp.sum(centred * centred, axis=0), axis=1),
-        jnp.sqrt(jnp.sum(raw * raw, axis=1)),
-    )
+    # Sums of squares do not change with the axes, so neither do derivatives.
+    axes = lax.stop_gradient(jnp.linalg.eigh(inner)[1])[:, :, ::-1]
+    graded = jnp.einsum("nrs,rnw->snw", axes, factors, precision="highest")
+    return Source(graded, lambda part, words: part, np.zeros(rank), traces[-1])
 
 
 class Factors(NamedTuple):

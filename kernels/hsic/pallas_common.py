@@ -1,13 +1,11 @@
 """What the fused kernels for TPU and GPU share: the numbers, not the memory.
 
 A Gram entry is made where it is used, K - 1 - u_a - u_b as in exact.py, split into bfloat16
-pieces, and fed to the matrix unit; nothing of size N^2 reaches device memory. Neither back end
-has expm1, and their matrix units take 16 bits. Axes: n variables, N words.
+pieces, and fed to the matrix unit, which takes 16 bits; nothing of size N^2 reaches device
+memory. Axes: n variables, N words.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,34 +13,10 @@ import numpy as np
 from jax import lax
 
 from .estimators import SetSums
-from .exact import Form, exp_minus_one, normal_centring, set_sums
+from .exact import Form, normal_centring, set_sums
 
 # Products of pieces p and q with p + q below the number of pieces: 1, 3 or 6 of them.
 PIECES = {"default": 1, "high": 2, "highest": 3}
-SERIES_FROM = -0.5  # exponents from here to 0 take the polynomial
-
-# (exp(t) - 1) / t on [-0.5, 0] by Chebyshev interpolation: relative error 2e-9 before rounding.
-_SERIES = [
-    float(coefficient)
-    for coefficient in np.polynomial.Chebyshev.interpolate(
-        lambda t: np.expm1(t) / t, 5, domain=[SERIES_FROM, 0.0]
-    )
-    .convert(kind=np.polynomial.Polynomial)
-    .coef
-]
-
-
-def series_minus_one(exponent: jax.Array) -> jax.Array:
-    """exp - 1 of float32 exponents <= 0, to 3e-7 of the value, with no expm1."""
-    total = jnp.full_like(exponent, _SERIES[-1])
-    for coefficient in _SERIES[-2::-1]:
-        total = total * exponent + coefficient
-    return jnp.where(exponent > SERIES_FROM, total * exponent, jnp.exp(exponent) - 1.0)
-
-
-def minus_one_of(form: Form) -> Callable[[jax.Array], jax.Array]:
-    """The exp - 1 that a kernel uses for `form`."""
-    return exp_minus_one if form.minus_one is exp_minus_one else series_minus_one
 
 
 def split(entry: jax.Array, pieces: int) -> list[jax.Array]:

@@ -20,12 +20,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from .api import round_up
 from .estimators import SetSums
 from .exact import Form
 from .pallas_common import (
     PIECES,
-    minus_one_of,
     operand_of,
     pad_to,
     products,
@@ -33,6 +31,7 @@ from .pallas_common import (
     sums_of,
     upper_pairs,
 )
+from .plan import round_up
 
 TILE = 64  # words of a tile: 64 bfloat16 fill a swizzled row of 128 bytes
 BLOCK = TILE  # variables of a block, the height of a wgmma
@@ -56,7 +55,7 @@ def _spread(vector: jax.Array, axis: int) -> jax.Array:
 def _entries(form: Form, tile: Any, word: Pair, variables: int) -> jax.Array:
     """K - 1 - u_a - u_b of a word a and of a tile, both (values, u), variables on that axis."""
     difference = tile[0] - _spread(word[0], variables)
-    entry = minus_one_of(form)(-difference * difference)
+    entry = form.minus_one(-difference * difference)
     return entry - _spread(word[1], variables) - tile[1]
 
 

@@ -17,12 +17,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from .api import round_up
 from .estimators import SetSums
 from .exact import Form
 from .pallas_common import (
     PIECES,
-    minus_one_of,
     operand_of,
     pad_to,
     products,
@@ -30,6 +28,7 @@ from .pallas_common import (
     sums_of,
     upper_pairs,
 )
+from .plan import round_up
 
 TILE = 128  # words of a tile
 CHUNK = 8  # words a whose entries are multiplied at once, or summed without a loop
@@ -42,7 +41,7 @@ Ref = Any  # Pallas references have no public type that indexing checks against
 def _entries(form: Form, tile: Ref, words: Ref, at: jax.Array) -> jax.Array:
     """K - 1 - u_a - u_b of one word a, row `at` of `words`, and a tile: [words, variables]."""
     difference = tile[0] - words[0, pl.ds(at, 1), :]
-    entry = minus_one_of(form)(-difference * difference)
+    entry = form.minus_one(-difference * difference)
     return entry - words[1, pl.ds(at, 1), :] - tile[1]
 
 

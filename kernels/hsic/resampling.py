@@ -8,7 +8,6 @@ variables, N words, G groups of columns (bridges), B replicates, r factors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -112,7 +111,7 @@ def _mix(mixture: _Mixture, k: jax.Array, l: jax.Array) -> jax.Array:  # noqa: E
     return jnp.sum(columns, axis=2) - rows
 
 
-@partial(jax.jit, static_argnames=("estimator", "tile", "precision", "minus_one", "epsilon"))
+@partial(jax.jit, static_argnames=("estimator", "tile", "precision", "cancels", "epsilon"))
 def bootstrap_scores(
     x: jax.Array,
     y: jax.Array,
@@ -126,7 +125,7 @@ def bootstrap_scores(
     estimator: str,
     tile: int,
     precision: str,
-    minus_one: Callable[[jax.Array], jax.Array],
+    cancels: bool,
     epsilon: float,
 ) -> jax.Array:
     """sum_ij C_gij S_gij of reweighted words, for B replicates: [G, B].
@@ -137,7 +136,7 @@ def bootstrap_scores(
     normalised estimators follow to first order (delta method), so that all pairs of variables
     add up to one N x N matrix before any weight is applied: a replicate costs G N^2 FLOPs.
     """
-    form = Form(minus_one, estimator in DEBIASED)
+    form = Form(cancels, estimator in DEBIASED)
     groups, n1, n2 = coefficients.shape
     z, _ = standardise(jnp.concatenate([x, y.reshape(groups * n2, x.shape[1])]), words, epsilon)
     sigma = jnp.concatenate([sigma_x, sigma_y.reshape(-1)])

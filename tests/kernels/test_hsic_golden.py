@@ -6,7 +6,14 @@ t = 1..64. Each is given to seven digits.
 
 import numpy as np
 import pytest
-from bridgex_jax.kernels.hsic import hsic, make_plan, reference, released_score, size_matched_score
+from bridgex_jax.kernels.hsic import (
+    hsic,
+    hsic_planned,
+    make_plan,
+    reference,
+    released_score,
+    size_matched_score,
+)
 
 T = np.arange(1, 65)
 A = np.stack([np.sin((i + 1) * 0.37 * T) for i in range(5)])
@@ -23,12 +30,13 @@ GOLDEN = [
 SIZE_MATCHED = 0.2396500  # of cka_debiased, m = 3
 
 
-def test_released_bandwidth_in_float64_and_in_the_plan():
+def test_released_bandwidth_in_float64_and_in_the_result():
     z = [reference.standardise(rows, reference.RELEASED_EPSILON) for rows in (A, B)]
     assert reference.set_median(*z) == pytest.approx(11.2253296, abs=DIGITS)
     plan = make_plan(A, B, estimator="trace_khl", bandwidth="set_median")
-    assert plan.sigma_x == pytest.approx(11.2253296, rel=1e-7)
-    assert plan.sigma_y == pytest.approx(11.2253296, rel=1e-7)
+    result = hsic_planned(A.astype(np.float32), B.astype(np.float32), plan)
+    assert np.asarray(result.sigma_x) == pytest.approx(11.2253296, rel=FLOAT32)
+    assert np.asarray(result.sigma_y) == pytest.approx(11.2253296, rel=FLOAT32)
 
 
 @pytest.mark.parametrize(("estimator", "bandwidth", "scale", "golden"), GOLDEN)

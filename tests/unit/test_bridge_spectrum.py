@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from bridgex_jax.kernels.hsic import api, reference, released_score, size_matched_score
+from bridgex_jax.kernels.hsic import plan, reference, released_score, size_matched_score
 
 from bridgex_jax.bridge.choice import choose_bridge
 from bridgex_jax.bridge.spectrum import (
@@ -126,12 +126,13 @@ def test_a_low_rank_that_is_not_certified_runs_again_exactly(monkeypatch):
     ticks = []
     first = score_pairs([pair, pair], loose, progress=ticks.append)[1].spectrum
     assert first.notes["ran_features"] == 6 and sum(ticks) == 6
-    monkeypatch.setattr(api, "is_certified", lambda bound, values: bound == 0)
+    monkeypatch.setattr(plan, "relative_bound", lambda bound, values: float(bound > 0))
     again = score_pairs([pair, pair], loose)[1].spectrum
     assert again.notes["ran_exact"] == 6 and "ran_features" not in again.notes
     assert again.score == pytest.approx(first.score, rel=1e-5)
     asked = dataclasses.replace(loose, implementation="features")
-    assert score_pairs([pair], asked)[0].spectrum.notes["ran_features"] == 6
+    with pytest.raises(ValueError, match="no rank certifies features"):
+        score_pairs([pair], asked)
 
 
 def test_ragged_blocks_share_one_padded_size_unless_that_adds_more_than_a_compilation():
