@@ -285,7 +285,9 @@ def _add_bench(verbs: Any) -> None:
         "  bridgex bench capture\n  bridgex bench hsic --out runs/bench --json",
         _run_bench,
     )
-    parser.add_argument("what", choices=("capture", "hsic", "memory", "all"), help="benchmark")
+    parser.add_argument(
+        "what", choices=("capture", "hsic", "memory", "spectrum", "all"), help="benchmark"
+    )
     parser.add_argument(
         "--repeats", type=_positive, default=5, help="measurements; the median counts"
     )
@@ -367,7 +369,7 @@ def _run_report(args: argparse.Namespace) -> int:
 def _run_bench(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import bench
 
-    names = ("capture", "hsic", "memory") if args.what == "all" else (args.what,)
+    names = tuple(bench.BENCHMARKS) if args.what == "all" else (args.what,)
     rows = bench.run(names, repeats=args.repeats, quiet=args.quiet)
     print(json.dumps(rows, ensure_ascii=False) if args.json else bench.format_table(rows))
     if args.out:

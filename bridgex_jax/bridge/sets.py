@@ -89,9 +89,10 @@ class ProbeValues:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Some bridges of one layer against the shared neurons, under one choice of bandwidths.
+    """Some bridges of one layer against the shared neurons.
 
-    The released bandwidth is NaN until HSIC has run, which makes it from the same rows.
+    The released bandwidth depends on the bridge and is made with HSIC: NaN until then, and then
+    every bridge has a block of its own.
     """
 
     layer: int
@@ -158,7 +159,7 @@ def _informative(
     values: Float[np.ndarray, "n N"], residuals: Float[np.ndarray, "n N"]
 ) -> Bool[np.ndarray, " n"]:
     """Rows that vary by more than the rounding of float32 activations."""
-    spread = residuals.std(axis=1)
+    spread = residuals.std(axis=1, dtype=np.float64)
     finite = np.isfinite(values).all(axis=1)
     return finite & (spread > FLOAT32_NOISE * np.abs(values).max(axis=1, initial=0.0))
 
@@ -191,10 +192,21 @@ def layer_sets(
         present = np.flatnonzero((n_bridge[:, layer] >= least) & (n_shared[layer] > 0))
         if settings.size_matching and present.size:
             matched[layer] = n_bridge[present, layer].min()
-        if settings.bandwidth == "set_median":
-            blocks += _set_median_blocks(layer, rows, is_shared, member, present)
-        elif present.size:
-            blocks.append(_shared_block(layer, rows, sigma, is_shared, member, present))
+        if present.size:
+            epsilon = bandwidth.RELEASED_EPSILON if settings.bandwidth == "set_median" else 0.0
+            used = member[present].any(axis=0)
+            blocks.append(
+                Block(
+                    layer,
+                    tuple(present.tolist()),
+                    rows[is_shared],
+                    rows[used],
+                    sigma[is_shared],
+                    sigma[used],
+                    member[present][:, used],
+                    epsilon,
+                )
+            )
     return LayerSets(tuple(blocks), n_shared, n_bridge, matched, strata, dict(notes))
 
 
@@ -247,19 +259,20 @@ def _prepared_layers(
     for layer, all_values in enumerate(probe.values):
         wanted = shared[layer] | stacked[:, layer].any(axis=0)
         ids = np.flatnonzero(wanted)
-        values = np.asarray(all_values[_rows_of(probe, layer, wanted)], np.float64)
+        values = np.asarray(all_values[_rows_of(probe, layer, wanted)])
         rows = values
         if settings.length_control == "strata" and len(ids):
             rows = remove_stratum_means(values, strata)
         keep = _informative(values, rows)
         notes.add("constant_neurons", (~keep).sum())
-        layers.append((rows[keep], ids[keep]))
+        layers.append((rows, ids) if keep.all() else (rows[keep], ids[keep]))
     sigmas = _bandwidths([rows for rows, _ in layers], settings)
     for layer, ((rows, ids), sigma) in enumerate(zip(layers, sigmas, strict=True)):
-        keep = sigma >= api.SIGMA_RANGE[0]
+        keep = ~(sigma < api.SIGMA_RANGE[0])  # NaN stays
         notes.add("zero_median_neurons", (~keep).sum())
-        ids = ids[keep]
-        yield rows[keep], sigma[keep], shared[layer][ids], stacked[:, layer][:, ids]
+        if not keep.all():
+            rows, ids, sigma = rows[keep], ids[keep], sigma[keep]
+        yield rows, sigma, shared[layer][ids], stacked[:, layer][:, ids]
 
 
 def _bandwidths(
@@ -267,55 +280,9 @@ def _bandwidths(
 ) -> list[Float[np.ndarray, " n"]]:
     sizes = [len(rows) for rows in layers]
     if settings.bandwidth != "variable_median":
-        value = 1.0 if settings.bandwidth == "set_median" else float(settings.bandwidth)
+        value = np.nan if settings.bandwidth == "set_median" else float(settings.bandwidth)
         return [np.full(size, value) for size in sizes]
     if not sum(sizes):
         return [np.zeros(0) for _ in sizes]
     together = np.concatenate([plan.host_standardise(rows) for rows in layers if len(rows)])
     return np.split(api.host_variable_median(together).astype(np.float64), np.cumsum(sizes)[:-1])
-
-
-def _shared_block(
-    layer: int,
-    rows: Float[np.ndarray, "n N"],
-    sigma: Float[np.ndarray, " n"],
-    is_shared: Bool[np.ndarray, " n"],
-    member: Bool[np.ndarray, "G n"],
-    present: Int[np.ndarray, " b"],
-) -> Block:
-    """All bridges of a layer against the shared neurons: the union of their neurons, once."""
-    used = member[present].any(axis=0)
-    return Block(
-        layer,
-        tuple(present.tolist()),
-        rows[is_shared],
-        rows[used],
-        sigma[is_shared],
-        sigma[used],
-        member[present][:, used],
-        0.0,
-    )
-
-
-def _set_median_blocks(
-    layer: int,
-    rows: Float[np.ndarray, "n N"],
-    is_shared: Bool[np.ndarray, " n"],
-    member: Bool[np.ndarray, "G n"],
-    present: Int[np.ndarray, " b"],
-) -> list[Block]:
-    """One block a bridge, since the released bandwidth depends on both sets."""
-    epsilon = bandwidth.RELEASED_EPSILON
-    return [
-        Block(
-            layer,
-            (bridge,),
-            rows[is_shared],
-            rows[member[bridge]],
-            np.full(int(is_shared.sum()), np.nan),
-            np.full(int(member[bridge].sum()), np.nan),
-            np.ones((1, int(member[bridge].sum())), bool),
-            epsilon,
-        )
-        for bridge in present.tolist()
-    ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -41,7 +41,6 @@ MAX_PADDING = 1.2  # padded work over work, unless the difference is less than a
 COMPILATION_FLOPS = 2e11  # what a CPU could compute while XLA compiles one more shape
 BATCH_BYTES = 1 << 28  # of one call's input on each device
 SIZE_MULTIPLE = 16  # padded numbers of neurons
-SAMPLED_BLOCKS = 8  # of a group, that say which rank of `cholesky` to begin with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Spectrum:
 
     n_shared and n_bridge count the neurons in use; matched is the subset size m of the
     size-matched score (0 without). notes: `constant_neurons` and `zero_median_neurons` that left
-    the sets, `collapsed_bandwidths`, and `ran_exact`, `ran_features`, …: blocks by implementation.
+    the sets, `collapsed_bandwidths`, and `ran_exact`, `ran_features`, …: layers by implementation.
     """
 
     bridges: tuple[str, ...]
@@ -107,11 +106,11 @@ class _Job:
     """A block, whose it is, and what came of it."""
 
     pair: int
-    number: int  # among the pair's blocks
     block: Block
     matched: int
     score: Float[np.ndarray, " b"] = dataclasses.field(default_factory=lambda: np.zeros(0))
-    values: Float[np.ndarray, "n1 n2"] = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    blocks: tuple[Block, ...] = ()  # the block with its bandwidths; of each bridge, if its own
+    values: tuple[Float[np.ndarray, "n1 n2"], ...] = ()  # of `blocks`
     ran: str = ""
 
     @property
@@ -120,10 +119,16 @@ class _Job:
         return len(self.block.x), len(self.block.y), self.block.x.shape[1]
 
     @property
-    def collapsed(self) -> bool:
-        """Whether the released bandwidth is that of a row and itself: every entry is N - 1."""
-        epsilon, sigma = self.block.epsilon, self.block.sigma_x
-        return epsilon > 0 and bool(sigma.max() <= 2 * epsilon)
+    def released(self) -> bool:
+        """Whether the bandwidth is the released one, each bridge's own."""
+        return self.block.epsilon > 0
+
+    @property
+    def collapsed(self) -> Bool[np.ndarray, " b"]:
+        """Bridges whose released bandwidth is that of a row and itself: every entry is N - 1."""
+        if not self.released:
+            return np.zeros(len(self.block.bridges), bool)
+        return np.array([own.sigma_x.max() <= 2 * own.epsilon for own in self.blocks])
 
 
 def score_pairs(
@@ -144,9 +149,9 @@ def score_pairs(
     api.check_platform(settings.implementation)
     sets = [layer_sets(pair.probe, pair.shared, pair.bridges, settings) for pair in pairs]
     jobs = [
-        _Job(p, b, block, int(one.matched[block.layer]))
+        _Job(p, block, int(one.matched[block.layer]))
         for p, one in enumerate(sets)
-        for b, block in enumerate(one.blocks)
+        for block in one.blocks
     ]
     left = Counter((job.pair, job.block.layer) for job in jobs)
     progress(sum(len(pair.probe.values) for pair in pairs) - len(left))  # layers without blocks
@@ -178,16 +183,17 @@ def _of_pair(
     """One pair's spectrum; where the bandwidth collapsed it is missing, except under `compat`."""
     score = np.full((len(pair.bridges), len(pair.probe.values)), np.nan)
     for job in jobs:
-        if not job.collapsed or settings.compat is not None:
-            score[list(job.block.bridges), job.block.layer] = job.score
+        kept = ~job.collapsed | (settings.compat is not None)
+        score[np.array(job.block.bridges)[kept], job.block.layer] = job.score[kept]
     notes = dict(sets.notes)
-    if collapsed := sum(job.collapsed for job in jobs):
+    if collapsed := sum(int(job.collapsed.sum()) for job in jobs):
         notes["collapsed_bandwidths"] = collapsed
     notes |= sorted(Counter(f"ran_{job.ran}" for job in jobs).items())
     bridges = tuple(pair.bridges)
     spectrum = Spectrum(bridges, score, sets.n_shared, sets.n_bridge, sets.matched, notes)
-    sets = dataclasses.replace(sets, blocks=tuple(job.block for job in jobs))
-    return PairScores(spectrum, sets, settings, tuple(job.values for job in jobs), widest)
+    sets = dataclasses.replace(sets, blocks=tuple(block for job in jobs for block in job.blocks))
+    values = tuple(values for job in jobs for values in job.values)
+    return PairScores(spectrum, sets, settings, values, widest)
 
 
 def _solve(
@@ -196,7 +202,8 @@ def _solve(
     """Runs every job of the group by the first rung that certifies it."""
     if not left:
         raise ValueError(
-            f"implementation: no rank certifies {settings.implementation} to {plans.TOLERANCE:g}"
+            f"implementation: no rank certifies {settings.implementation} to {plans.TOLERANCE:g}; "
+            "take exact"
         )
     rung, *left = left
     bounds = _run_group(group, rung, settings, mesh)
@@ -204,7 +211,8 @@ def _solve(
         return
     missed: dict[tuple[Rung, ...], list[_Job]] = {}
     for bound, job in zip(bounds, group, strict=True):
-        relative = plans.relative_bound(bound, job.values)
+        largest = np.concatenate([values.ravel() for values in job.values])
+        relative = plans.relative_bound(bound, largest)
         if relative > plans.TOLERANCE:
             rest = tuple(plans.worth_trying(left, rung, relative))
             missed.setdefault(rest, []).append(job)
@@ -213,24 +221,12 @@ def _solve(
 
 
 def _rungs(group: Sequence[_Job], settings: SpectrumSettings) -> list[Rung]:
-    """What to try for the group, judged by its largest sizes and a few of its blocks."""
+    """What to try for the group, by its largest sizes; `cholesky` cannot meet the tolerance."""
     n1, n2, n_words = (max(sizes) for sizes in zip(*(job.sizes for job in group), strict=True))
-    released = group[0].block.epsilon > 0
-    start = plans.CHOLESKY_RANKS[0] if settings.implementation == "cholesky" else None
-    largest = plans.cholesky_pays((n1, n2, n_words)) if settings.implementation is None else None
-    if (start or largest) and not released:
-        found = []
-        for job in group[:: -(-len(group) // SAMPLED_BLOCKS)]:
-            block = job.block
-            z = plans.host_standardise(np.concatenate([block.x, block.y]))
-            sigma = np.concatenate([block.sigma_x, block.sigma_y])
-            found.append(plans.cholesky_start(z, sigma, plans.TOLERANCE, largest))
-        start = None if None in found else max(rank for rank in found if rank is not None)
     return plans.rungs(
         (n1, n2, n_words),
-        None if released else _sigma_range(group)[0],
+        None if group[0].released else _sigma_range(group)[0],
         implementation=settings.implementation,
-        cholesky_from=start,
     )
 
 
@@ -293,12 +289,30 @@ def _run_group(
         for row, job in enumerate(some):
             rows, columns, _ = job.sizes
             job.score = found.score[row, : len(job.block.bridges)]
-            job.values = found.values[row, :rows, :columns]
             job.ran = rung.implementation
-            sigma = (found.sigma_x[row, :rows], found.sigma_y[row, :columns])
-            job.block = dataclasses.replace(job.block, sigma_x=sigma[0], sigma_y=sigma[1])
+            if found.sigma is None:
+                job.blocks, job.values = (job.block,), (found.values[row, :rows, :columns],)
+            else:
+                job.blocks = tuple(_of_bridges(job.block, found.sigma[row]))
+                job.values = tuple(
+                    found.values[row, g, :rows, : len(own.y)] for g, own in enumerate(job.blocks)
+                )
         bounds += found.bound[: len(some)].tolist()
     return bounds
+
+
+def _of_bridges(block: Block, sigma: Float[np.ndarray, " b"]) -> Iterator[Block]:
+    """Each bridge by itself, with its bandwidth."""
+    for bridge, member, own in zip(block.bridges, block.member, sigma, strict=False):
+        y = block.y if member.all() else block.y[member]
+        yield dataclasses.replace(
+            block,
+            bridges=(bridge,),
+            y=y,
+            sigma_x=np.full(len(block.x), own),
+            sigma_y=np.full(len(y), own),
+            member=np.ones((1, len(y)), bool),
+        )
 
 
 def _sigma_range(group: Sequence[_Job]) -> tuple[float, float]:
@@ -331,8 +345,8 @@ def _stack(
     for row, job in enumerate(jobs):
         block = job.block
         more = n_words - block.x.shape[1]
-        stacked.x[row] = plans.pad_rows(block.x, n1, more)
-        stacked.y[row] = plans.pad_rows(block.y, n2, more)
+        plans.put_rows(block.x, stacked.x[row])
+        plans.put_rows(block.y, stacked.y[row])
         if not released:
             plan.sigma_x[row] = plans.pad_sigma(block.sigma_x, n1)
             plan.sigma_y[row] = plans.pad_sigma(block.sigma_y, n2)

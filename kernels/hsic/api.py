@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import bandwidth as bandwidths
+from .bandwidth import Standardised
 from .cholesky import cholesky
 from .estimators import DEBIASED, ESTIMATORS, NORMALISED, SetSums, combine
 from .exact import Form, Split, exact_sums
@@ -22,6 +23,7 @@ from .features import MAX_RANK, Source, error_bound, feature_sums, taylor
 from .plan import (
     CANCELLATION_SIGMA,
     CHOLESKY_RANKS,
+    CHOLESKY_TOLERANCE,
     FUSED,
     IMPLEMENTATIONS,
     LOW_RANK,
@@ -83,22 +85,30 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan, split: Split | None = N
     """
     _check_shapes(x.shape, y.shape, plan.estimator)
     words = jnp.asarray(plan.words)
-    z_x, ok_x = bandwidths.standardise(x.astype(jnp.float32), words, plan.epsilon)
-    z_y, ok_y = bandwidths.standardise(y.astype(jnp.float32), words, plan.epsilon)
+    left = bandwidths.standardise(x.astype(jnp.float32), words, plan.epsilon)
+    right = bandwidths.standardise(y.astype(jnp.float32), words, plan.epsilon)
     if plan.sigma_x is None:
-        released = bandwidths.set_median(*jax.lax.stop_gradient((z_x, z_y)), words, ok_x, ok_y)
-        given_x, given_y = jnp.full(len(z_x), released), jnp.full(len(z_y), released)
-    else:
-        given_x, given_y = jnp.asarray(plan.sigma_x), jnp.asarray(plan.sigma_y)
-    ok_x, sigma_x = _usable(ok_x, given_x)
-    ok_y, sigma_y = _usable(ok_y, given_y)
+        sigma = bandwidths.set_median(left, right, words)
+        plan = dataclasses.replace(plan, sigma_x=sigma, sigma_y=sigma)
+    return hsic_standardised(left, right, plan, split)
+
+
+def hsic_standardised(
+    left: Standardised, right: Standardised, plan: Plan, split: Split | None = None
+) -> HsicResult:
+    """`hsic_planned` of rows that are standardised already, under given bandwidths."""
+    words = jnp.asarray(plan.words)
+    given_x = jnp.broadcast_to(jnp.asarray(plan.sigma_x), left.ok.shape)
+    given_y = jnp.broadcast_to(jnp.asarray(plan.sigma_y), right.ok.shape)
+    ok_x, sigma_x = _usable(left.ok, given_x)
+    ok_y, sigma_y = _usable(right.ok, given_y)
     both = ok_x[:, None] & ok_y[None, :]
     if plan.implementation in LOW_RANK:
         if plan.rank is None:
             raise ValueError(f"rank: a plan by {plan.implementation} must have one")
-        cross, sums, left = feature_sums(
-            _source(plan, z_x, sigma_x, words),
-            _source(plan, z_y, sigma_y, words),
+        cross, sums, remainders = feature_sums(
+            _source(plan, left.z, sigma_x, words),
+            _source(plan, right.z, sigma_y, words),
             words,
             plan.rank,
             estimator=plan.estimator,
@@ -106,11 +116,11 @@ def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan, split: Split | None = N
             split=split,
         )
         values = combine(plan.estimator, cross, *sums, words)
-        bounds = error_bound(plan.estimator, values, sums, left, words, plan.rank)
+        bounds = error_bound(plan.estimator, values, sums, remainders, words, plan.rank)
         bounds = jnp.where(jnp.isfinite(values) & jnp.isfinite(bounds), bounds, jnp.inf)
         bound = jnp.max(jnp.where(both, bounds, 0.0))
     else:
-        arguments = (z_x, z_y, sigma_x, sigma_y, words)
+        arguments = (left.z, right.z, sigma_x, sigma_y, words)
         values = combine(plan.estimator, *_exact_sums(arguments, plan, split), words)
         bound = jnp.zeros((), jnp.float32)
     values = jnp.where(both, values, jnp.nan)
@@ -251,7 +261,7 @@ def _traced_plan(x: jax.Array, y: jax.Array, bandwidth: Any, choices: dict[str, 
     if _is(bandwidth, "set_median"):
         return Plan(None, None, words, tile=tile, epsilon=epsilon, **choices)
     if isinstance(bandwidth, str):
-        rows = (bandwidths.standardise(part.astype(jnp.float32), words)[0] for part in (x, y))
+        rows = (bandwidths.standardise(part.astype(jnp.float32), words).z for part in (x, y))
         pair: tuple[Any, ...] = tuple(bandwidths.variable_median(z, words) for z in rows)
     else:
         pair = bandwidth if isinstance(bandwidth, tuple) else (bandwidth, bandwidth)
@@ -343,7 +353,7 @@ class _Request:
         """What to try for host rows x and y."""
         sizes = (len(x), len(y), x.shape[1])
         start = None
-        if self.implementation == "cholesky":
+        if self.implementation == "cholesky" and self.tolerance >= CHOLESKY_TOLERANCE:
             start = CHOLESKY_RANKS[0]
         largest = cholesky_pays(sizes) if self.implementation is None else None
         if sigma is not None and self.rank is None and (start or largest):
@@ -410,7 +420,8 @@ def _solve(
             return plan, result
         left = worth_trying(left, rung, relative, request.tolerance)
     raise ValueError(
-        f"implementation: no rank certifies {request.implementation} to {request.tolerance:g}"
+        f"implementation: no rank certifies {request.implementation} to {request.tolerance:g}; "
+        "take exact, or raise the tolerance"
     )
 
 

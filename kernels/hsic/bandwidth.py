@@ -19,10 +19,15 @@ SAMPLED_FROM, SAMPLE_EVERY = 256, 8  # words
 MAX_WORDS = 65_536  # variable_median counts pairs of words in int32
 
 
-def standardise(
-    x: jax.Array, words: jax.Array, epsilon: float = 0.0
-) -> tuple[jax.Array, jax.Array]:
-    """Rows of x [n, N] with mean 0 and deviation 1 (ddof 1), and which rows could be: [n] bool.
+class Standardised(NamedTuple):
+    """Rows z [n, N] with mean 0 and deviation 1 (ddof 1), and which could be made so: ok [n]."""
+
+    z: jax.Array
+    ok: jax.Array
+
+
+def standardise(x: jax.Array, words: jax.Array, epsilon: float = 0.0) -> Standardised:
+    """Standardises the rows of x [n, N].
 
     A row that is constant or not finite comes back as zeros. epsilon is added to the deviation,
     as the released code does (1e-6). Scaled by the largest entry first, so that neither 1e30 nor
@@ -43,7 +48,8 @@ def standardise(
     centred = centred - jnp.sum(centred, axis=1, keepdims=True) / n_words * words[None, :]
     variance = jnp.sum(centred * centred, axis=1, keepdims=True) / (n_words - 1)
     deviation = jnp.sqrt(jnp.where(ok[:, None], variance, 1.0))  # the root of 0 has no derivative
-    return jnp.where(ok[:, None], centred / (deviation + 0.5 * epsilon / scale), 0.0), ok
+    z = jnp.where(ok[:, None], centred / (deviation + 0.5 * epsilon / scale), 0.0)
+    return Standardised(z, ok)
 
 
 class _End(NamedTuple):
@@ -236,10 +242,8 @@ def _around(
     )
 
 
-def set_median(
-    x: jax.Array, y: jax.Array, words: jax.Array, ok_x: jax.Array, ok_y: jax.Array
-) -> jax.Array:
-    """The released bandwidth of two standardised sets x [n1, N], y [n2, N]: a scalar.
+def set_median(x: Standardised, y: Standardised, words: jax.Array) -> jax.Array:
+    """The released bandwidth of two standardised sets: a scalar, held fixed by derivatives.
 
     Lower median over all n1^2 + n2^2 distances between rows, zero diagonals included, plus 1e-6;
     rows that are not ok take no part. Found by halving the float's bits: 31 counting passes, many
@@ -247,7 +251,8 @@ def set_median(
     """
     n_words = jnp.sum(words)
 
-    def distances(z: jax.Array, ok: jax.Array) -> jax.Array:
+    def distances(rows: Standardised) -> jax.Array:
+        z, ok = lax.stop_gradient(rows)
         product = jnp.einsum("iw,jw->ij", z, z, precision="highest")
         square = jnp.diagonal(product)
         squared = square[:, None] + square[None, :] - 2.0 * product
@@ -261,8 +266,8 @@ def set_median(
         rows = jnp.einsum("ij,j->i", inside, jnp.ones(len(bits), jnp.float32))
         return jnp.sum(rows.astype(jnp.int32))
 
-    bits_x, bits_y = distances(x, ok_x), distances(y, ok_y)
-    count = jnp.sum(ok_x, dtype=jnp.int32) ** 2 + jnp.sum(ok_y, dtype=jnp.int32) ** 2
+    bits_x, bits_y = distances(x), distances(y)
+    count = jnp.sum(x.ok, dtype=jnp.int32) ** 2 + jnp.sum(y.ok, dtype=jnp.int32) ** 2
     before = (count - 1) // 2
 
     def halve(_: jax.Array, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

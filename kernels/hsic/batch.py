@@ -8,6 +8,7 @@ n1, n2 variables, G groups of columns (bridges), c columns of a group, N words.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from .api import hsic_planned
+from .api import hsic_planned, hsic_standardised
+from .bandwidth import Standardised, set_median, standardise
 from .exact import Split
 from .plan import Plan
 
@@ -36,13 +38,16 @@ class SetPairs(NamedTuple):
 
 
 class SetScores(NamedTuple):
-    """score [M, G], NaN for empty groups; bound [M] and sigma_x, sigma_y as in `HsicResult`;
-    values [M, n1, n2] if they were asked for."""
+    """Scores of every group, and what they were made from.
+
+    score [M, G], NaN for empty groups; bound [M] as in `HsicResult`. values, if asked for:
+    [M, n1, n2]; under the set-wide median, whose bandwidth sigma [M, G] is a group's own (else
+    None), [M, G, n1, c].
+    """
 
     score: jax.Array
     bound: jax.Array
-    sigma_x: jax.Array
-    sigma_y: jax.Array
+    sigma: jax.Array | None
     values: jax.Array | None
 
 
@@ -61,8 +66,11 @@ def score_set_pairs(
     M must be a multiple of the devices along `pair_axes`.
     """
 
+    one = _each_group if pairs.plan.sigma_x is None else _all_groups
+
     def local(some: SetPairs, split: Split | None = None) -> SetScores:
-        return lax.map(partial(_one, split=split, matched=matched, with_values=with_values), some)
+        scores = lax.map(partial(one, split=split, matched=matched), some)
+        return scores if with_values else scores._replace(values=None)
 
     if mesh is None:
         return local(pairs)
@@ -77,13 +85,37 @@ def score_set_pairs(
     )(pairs)
 
 
-def _one(pair: SetPairs, split: Split | None, matched: bool, with_values: bool) -> SetScores:
+def _all_groups(pair: SetPairs, split: Split | None, matched: bool) -> SetScores:
+    """All groups at once: a variable that is in several is computed once."""
     found = hsic_planned(pair.x, pair.y, pair.plan, split)
     score = jax.vmap(group_score, in_axes=(None, None, 0, 0, None))(
         found.values, pair.n_rows, pair.columns, pair.weights, matched
     )
-    values = found.values if with_values else None
-    return SetScores(score, found.bound, found.sigma_x, found.sigma_y, values)
+    return SetScores(score, found.bound, None, found.values)
+
+
+def _each_group(pair: SetPairs, split: Split | None, matched: bool) -> SetScores:
+    """One group after the other, under the set-wide median of x and the group."""
+    words, epsilon = jnp.asarray(pair.plan.words), pair.plan.epsilon
+    left = standardise(pair.x, words, epsilon)
+    right = standardise(pair.y, words, epsilon)
+    is_own = pair.columns >= 0
+    own = Standardised(
+        jnp.take(right.z, jnp.maximum(pair.columns, 0), axis=0),
+        jnp.take(right.ok, jnp.maximum(pair.columns, 0)) & is_own,
+    )
+    sigma = jax.vmap(set_median, in_axes=(None, 0, None))(left, own, words)
+    places = jnp.where(is_own, jnp.arange(is_own.shape[1])[None, :], -1)
+
+    def one(group: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+        rows, sigma, places, weights = group
+        plan = dataclasses.replace(pair.plan, sigma_x=sigma, sigma_y=sigma)
+        found = hsic_standardised(left, rows, plan, split)
+        score = group_score(found.values, pair.n_rows, places, weights, matched)
+        return score, found.bound, found.values
+
+    score, bound, values = lax.map(one, (own, sigma, places, pair.weights))
+    return SetScores(score, jnp.max(bound), sigma, values)
 
 
 def group_score(

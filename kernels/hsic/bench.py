@@ -167,10 +167,7 @@ def bench(
     peak = peak_gflops()
     rows = []
     for n1, n2, n_words in sizes:
-        generator = np.random.default_rng(seed)
-        x = generator.standard_normal((n1, n_words))
-        y = generator.standard_normal((n2, n_words))
-        y[: n2 // 2] += x[np.arange(n2 // 2) % n1]
+        x, y = normal_sets(n1, n2, n_words, seed)
         exact_khl = reference.hsic(x, y, estimator="trace_khl", bandwidth="set_median")
         loop = [_seconds(partial(released, x, y)) for _ in range(repeats)]
         seconds = float(np.median(loop))
@@ -186,6 +183,14 @@ def bench(
             rows.append(_row(x, y, *case, seconds, None, peak, repeats))
             progress(1)
     return rows
+
+
+def normal_sets(n1: int, n2: int, n_words: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """x [n1, N] and y [n2, N] of normal variables; half of y depend on variables of x."""
+    generator = np.random.default_rng(seed)
+    x, y = (generator.standard_normal((n, n_words)) for n in (n1, n2))
+    y[: n2 // 2] += x[np.arange(n2 // 2) % n1]
+    return x, y
 
 
 def _alternatives(x: np.ndarray, y: np.ndarray) -> list[Way]:
@@ -217,12 +222,13 @@ def _ours(x: np.ndarray, y: np.ndarray, estimator: str, bandwidth: str, implemen
         implementation,
         lambda: np.asarray(hsic(x, y, **settings)),
         flops,
-        _compiled_megabytes(x, y, plan),
+        compiled_megabytes(x, y, plan),
         plan.rank,
     )
 
 
-def _compiled_megabytes(x: np.ndarray, y: np.ndarray, plan: Plan) -> float:
+def compiled_megabytes(x: np.ndarray, y: np.ndarray, plan: Plan) -> float:
+    """What a planned call holds at its peak, in and output included, by XLA's own account."""
     rows = (jnp.asarray(part, jnp.float32) for part in (x, y))
     memory = hsic_planned.lower(*rows, plan).compile().memory_analysis()
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")

@@ -61,7 +61,7 @@ def cholesky(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Sou
     # Sums of squares do not change with the axes, so neither do derivatives.
     axes = lax.stop_gradient(jnp.linalg.eigh(inner)[1])[:, :, ::-1]
     graded = jnp.einsum("nrs,rnw->snw", axes, factors, precision="highest")
-    return Source(graded, lambda part, words: part, np.zeros(rank), traces[-1])
+    return Source(list(graded), lambda parts, words: parts, np.zeros(rank), traces[-1])
 
 
 class Factors(NamedTuple):

@@ -31,13 +31,14 @@ CHUNK = 4096  # words whose features are in memory at once
 class Source(NamedTuple):
     """Features of one set, made for a chunk of words when they are needed.
 
-    make(parts, words) gives features [r, n, w] of the words in a slice of parts [..., n, w] (0
+    make(parts, words) gives r features [n, w] of the words in a slice of parts [..., n, w] (0
     where words [w] is 0), each less a constant [r], which centring removes. left [n] is the trace
-    of what all the features together leave out of the Gram matrix.
+    of what all the features together leave out of the Gram matrix. The features are apart, since
+    XLA would make the exponentials anew for every row of a stack.
     """
 
     parts: Any
-    make: Callable[[Any, jax.Array], jax.Array]
+    make: Callable[[Any, jax.Array], list[jax.Array]]
     constant: np.ndarray
     left: jax.Array
 
@@ -65,23 +66,25 @@ def grading(count: int) -> tuple[np.ndarray, np.ndarray]:
     return rotation[order], powers[order]
 
 
-def taylor_features(z: jax.Array, sigma: jax.Array, count: int) -> jax.Array:
-    """Graded features of standardised z [n, N]: [count, n, N], less a constant.
+def taylor_features(
+    scaled: jax.Array, weight: jax.Array, first: jax.Array, count: int
+) -> list[jax.Array]:
+    """Graded features of z/sigma [n, N]: `count` of them, each less a constant.
 
-    Combinations of phi_k(z) = exp(-z^2/2 sigma^2) (z/sigma)^k / sqrt(k!), phi_0 by expm1.
+    Combinations of phi_k = weight (z/sigma)^k / sqrt(k!) with weight = exp(-z^2/2 sigma^2), and of
+    first = phi_0 - 1, by expm1.
     """
-    scaled = z / sigma[:, None]
-    half_square = 0.5 * scaled * scaled
-    term = jnp.exp(-half_square)
-    features = [jnp.expm1(-half_square)]
-    for order in range(1, count):
-        term = term * scaled * np.float32(1.0 / math.sqrt(order))
-        features.append(term)
-    rows = (
-        sum(np.float32(share) * features[k] for k, share in enumerate(row) if share)
-        for row in grading(count)[0]
-    )
-    return jnp.stack(list(rows))
+    square = scaled * scaled
+    rotation, _ = grading(count)
+    features = []
+    for row in rotation / np.sqrt([float(math.factorial(k)) for k in range(count)]):
+        odd = bool(row[1::2].any())
+        series = jnp.zeros_like(square)
+        for share in (row[1::2] if odd else row[2::2])[::-1]:
+            series = series * square + np.float32(share)
+        feature = weight * (scaled if odd else square) * series
+        features.append(feature if odd else feature + np.float32(row[0]) * first)
+    return features
 
 
 def taylor(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Source:
@@ -90,15 +93,17 @@ def taylor(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Sourc
     What they leave out is positive semidefinite, of trace at most sum_w (z_w^2/sigma^2)^r / r!.
     """
     count = rank + 1
-    relative = (z / sigma[:, None]) ** 2
-    term = relative
+    scaled = z / sigma[:, None]
+    square = scaled * scaled
+    term = square
     for order in range(2, count + 1):
-        term = term * (relative * np.float32(1.0 / order))
+        term = term * (square * np.float32(1.0 / order))
 
-    def make(part: jax.Array, words: jax.Array) -> jax.Array:
-        return taylor_features(part, sigma, count) * words[None, None, :]
+    def make(parts: tuple[jax.Array, jax.Array, jax.Array], words: jax.Array) -> list[jax.Array]:
+        return [feature * words[None, :] for feature in taylor_features(*parts, count)]
 
-    return Source(z, make, grading(count)[0][:, 0], term @ words)
+    parts = (scaled, jnp.exp(-0.5 * square), jnp.expm1(-0.5 * square))
+    return Source(parts, make, grading(count)[0][:, 0], term @ words)
 
 
 class Remainder(NamedTuple):
@@ -126,64 +131,86 @@ def _chunked(
     if size <= CHUNK:
         return body(start, (parts, words))
     missing = -size % CHUNK
+    arrays = jax.tree.map(
+        lambda array: jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)]), (parts, words)
+    )
 
-    def cut(array: jax.Array) -> jax.Array:
-        padded = jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
-        return jnp.moveaxis(padded.reshape(*array.shape[:-1], -1, CHUNK), -2, 0)
+    def slices(first: jax.Array) -> Any:
+        return jax.tree.map(
+            lambda array: lax.dynamic_slice_in_dim(array, first, CHUNK, axis=-1), arrays
+        )
 
-    def join(array: jax.Array) -> jax.Array:
-        moved = jnp.moveaxis(array, 0, -2)
-        return moved.reshape(*moved.shape[:-2], size + missing)[..., :size]
+    def step(state: tuple[Any, Any], first: jax.Array) -> tuple[tuple[Any, Any], None]:
+        total, written = state
+        total, out = body(total, slices(first))
+        written = jax.tree.map(
+            lambda whole, part: lax.dynamic_update_slice_in_dim(whole, part, first, axis=-1),
+            written,
+            out,
+        )
+        return (total, written), None
 
-    total, out = lax.scan(jax.checkpoint(body), start, (jax.tree.map(cut, parts), cut(words)))
-    return total, jax.tree.map(join, out)
+    shapes = jax.eval_shape(lambda: body(start, slices(jnp.int32(0)))[1])
+    empty = jax.tree.map(
+        lambda out: jnp.zeros((*out.shape[:-1], size + missing), out.dtype), shapes
+    )
+    firsts = jnp.arange(0, size, CHUNK, dtype=jnp.int32)
+    (total, written), _ = lax.scan(jax.checkpoint(step), (start, empty), firsts)
+    return total, jax.tree.map(lambda whole: whole[..., :size], written)
 
 
-def _means(source: Source, words: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Means of the features over the words: [r, n]."""
+def _means(source: Source, words: jax.Array) -> list[jax.Array]:
+    """Means of the features over the words, each [n]."""
 
-    def add(total: jax.Array, at: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+    def add(totals: list[jax.Array], at: tuple[Any, jax.Array]) -> tuple[list[jax.Array], None]:
         part, some = at
-        return total + jnp.einsum("rnw,w->rn", source.make(part, some), some), None
+        features = source.make(part, some)
+        return [total + f @ some for total, f in zip(totals, features, strict=True)], None
 
-    total, _ = _chunked(add, jnp.zeros(shape, jnp.float32), source.parts, words)
-    return total / jnp.sum(words)
+    start = [jnp.zeros_like(source.left) for _ in source.constant]
+    totals, _ = _chunked(add, start, source.parts, words)
+    return [total / jnp.sum(words) for total in totals]
 
 
-def _centred(source: Source, means: jax.Array, part: Any, words: jax.Array) -> jax.Array:
-    return (source.make(part, words) - means[:, :, None]) * words[None, None, :]
+def _centred(
+    source: Source, means: list[jax.Array], part: Any, words: jax.Array
+) -> list[jax.Array]:
+    features = source.make(part, words)
+    return [(f - m[:, None]) * words[None, :] for f, m in zip(features, means, strict=True)]
 
 
 def _set_sums(
-    source: Source, means: jax.Array, words: jax.Array, *, own: bool, precision: str
+    source: Source, means: list[jax.Array], words: jax.Array, *, own: bool, precision: str
 ) -> tuple[SetSums, Remainder]:
     """`SetSums` of the Gram matrices A^T A of centred features A, and the bound's ingredients.
 
     own: whether the sum of squared entries is wanted, which the normalised estimators need.
     """
-    count, n = means.shape
-    totals = jnp.sum(words) * (means + source.constant.astype(np.float32)[:, None])
+    n_words = jnp.sum(words)
+    totals = [n_words * (m + np.float32(c)) for m, c in zip(means, source.constant, strict=True)]
 
-    def add(inner: jax.Array, at: tuple[Any, jax.Array]) -> tuple[jax.Array, Any]:
-        part, some = at
-        a = _centred(source, means, part, some)
+    def add(inner: Any, at: tuple[Any, jax.Array]) -> tuple[Any, Any]:
+        a = _centred(source, means, *at)
         if own:
-            inner = inner + jnp.einsum("rnw,snw->nrs", a, a, precision=precision)
+            stack = jnp.stack(a)
+            inner = inner + jnp.einsum("rnw,snw->nrs", stack, stack, precision=precision)
         else:
-            inner = inner + jnp.sum(a * a, axis=2).T
-        raw = _added(part * total[:, None] for part, total in zip(a, totals, strict=True))
-        return inner, (_added(part * part for part in a), raw)
+            inner = [norm + jnp.sum(f * f, axis=1) for norm, f in zip(inner, a, strict=True)]
+        raw = _added(f * total[:, None] for f, total in zip(a, totals, strict=True))
+        return inner, (_added(f * f for f in a), raw)
 
-    start = jnp.zeros((n, count, count) if own else (n, count), jnp.float32)
+    zeros = jnp.zeros_like(source.left)
+    count, n = len(means), len(zeros)
+    start = jnp.zeros((n, count, count), jnp.float32) if own else [zeros] * count
     inner, (diagonal, raw) = _chunked(add, start, source.parts, words)
-    norms = jnp.diagonal(inner, axis1=1, axis2=2) if own else inner
+    norms = jnp.diagonal(inner, axis1=1, axis2=2) if own else jnp.stack(inner, axis=1)
     remainder = Remainder(
         jnp.concatenate([norms, source.left[:, None]], axis=1),
         jnp.sum(norms, axis=1),
         jnp.max(diagonal, axis=1),
         jnp.sqrt((raw * raw) @ words),
     )
-    squares = jnp.sum(inner * inner, axis=(1, 2)) if own else jnp.zeros(n, jnp.float32)
+    squares = jnp.sum(inner * inner, axis=(1, 2)) if own else zeros
     return SetSums(None, diagonal, squares, raw), remainder
 
 
@@ -205,8 +232,7 @@ def feature_sums(
     """
     own = estimator in NORMALISED
     n1, n2 = x.left.shape[0], y.left.shape[0]
-    means_x = _means(x, words, (len(x.constant), n1))
-    means_y = _means(y, words, (len(y.constant), n2))
+    means_x, means_y = _means(x, words), _means(y, words)
     sums_x, left_x = _set_sums(x, means_x, words, own=own, precision=precision)
     sums_y, left_y = _set_sums(y, means_y, words, own=own, precision=precision)
 
@@ -261,10 +287,10 @@ def _width(group: int, rank: int) -> int:
     return min(_group(rank), rank - group * _group(rank))
 
 
-def _flat(features: jax.Array, group: int, rank: int) -> jax.Array:
+def _flat(features: list[jax.Array], group: int, rank: int) -> jax.Array:
     """The features of a group [g n, w]."""
     first = group * _group(rank)
-    return features[first : first + _width(group, rank)].reshape(-1, features.shape[2])
+    return jnp.concatenate(features[first : first + _width(group, rank)])
 
 
 def _is_kept(count_x: int, count_y: int, rank: int) -> np.ndarray:

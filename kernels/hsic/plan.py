@@ -27,6 +27,7 @@ TOLERANCE = 5e-7  # certified error, relative to the largest entry
 FEATURE_RANKS = (3, 4, 6, 8, MAX_RANK)  # few compilations
 CHOLESKY_RANKS = (8, 12, 16, 20, 24, 32, 48, 64)
 MAX_CHOLESKY_RANK = 128
+CHOLESKY_TOLERANCE = 2e-5  # what the traces of float32 factors can certify
 CHOLESKY_SAMPLE = 32  # variables, of the heaviest tails, that say which rank to begin with
 MANY_WORDS = 512  # below, `exact` is done before factors are
 FACTOR_BYTES = 1 << 28  # `cholesky` keeps its factors, so that is where it stops
@@ -168,8 +169,7 @@ def cholesky_start(
     n_words = z.shape[1]
     most = min(largest or CHOLESKY_RANKS[-1], n_words)
     ranks = [r for r in CHOLESKY_RANKS if r <= most]
-    # Float32 cannot tell a trace below its own rounding from 0.
-    if not ranks or tolerance < np.finfo(np.float32).eps:
+    if not ranks or tolerance < CHOLESKY_TOLERANCE:
         return None
     reach = np.abs(z).max(axis=1) / sigma
     heaviest = np.argsort(-reach, kind="stable")[:CHOLESKY_SAMPLE]
@@ -221,12 +221,18 @@ def round_up(size: int, multiple: int) -> int:
 
 def pad_rows(rows: Any, n: int, words: int = 0) -> np.ndarray:
     """Rows in float32, less their mean while still in float64, with zeros up to n rows."""
-    values = np.asarray(rows, np.float64)
+    values = np.asarray(rows)
     padded = np.zeros((n, values.shape[1] + words), np.float32)  # np.pad takes many times as long
-    mean = values.mean(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore", over="ignore"):  # such rows come back as not ok
-        padded[: len(values), : values.shape[1]] = values - mean
+    put_rows(values, padded)
     return padded
+
+
+def put_rows(rows: np.ndarray, padded: np.ndarray) -> None:
+    """`pad_rows` into the first rows and words of an array of zeros."""
+    with np.errstate(invalid="ignore", over="ignore"):  # such rows come back as not ok
+        mean = rows.mean(axis=1, keepdims=True, dtype=np.float64)
+        place = padded[: len(rows), : rows.shape[1]]
+        np.subtract(rows, mean, out=place, casting="same_kind")
 
 
 def pad_sigma(sigma: Any, n: int) -> np.ndarray:

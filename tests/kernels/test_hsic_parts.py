@@ -74,8 +74,11 @@ def set_median(x, y, missing=(0, 0)):
     """`bandwidth.set_median` with rows of padding at the end."""
     sets = [np.pad(z, ((0, more), (0, 0))) for z, more in zip((x, y), missing, strict=True)]
     ok = [np.arange(len(z)) < len(z) - more for z, more in zip(sets, missing, strict=True)]
-    arrays = (jnp.asarray(z, jnp.float32) for z in sets)
-    return float(bandwidth.set_median(*arrays, jnp.ones(x.shape[1], jnp.float32), *ok))
+    rows = (
+        bandwidth.Standardised(jnp.asarray(z, jnp.float32), o)
+        for z, o in zip(sets, ok, strict=True)
+    )
+    return float(bandwidth.set_median(*rows, jnp.ones(x.shape[1], jnp.float32)))
 
 
 @pytest.mark.parametrize(("n1", "n2"), [(5, 7), (1, 6), (3, 3), (20, 40)])

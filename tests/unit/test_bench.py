@@ -13,7 +13,9 @@ from bridgex_jax.data.batching import bucketed
 from bridgex_jax.data.prompts import word_prompt
 from bridgex_jax.models.decoder import init_params
 from bridgex_jax.models.load import Model
-from bridgex_jax.pipelines import bench
+from bridgex_jax.pipelines import bench as all_bench
+from bridgex_jax.pipelines import bench_capture as bench
+from bridgex_jax.pipelines import bench_hsic, bench_rows
 from bridgex_jax.pipelines.console import Console
 
 SMALL = replace(
@@ -77,10 +79,10 @@ def test_a_step_needs_parameters_one_batch_and_the_chosen_values(monkeypatch):
 
 def test_the_table_puts_the_ratio_first_and_aligns_its_columns():
     rows = [
-        bench._row("capture", "a : b", 1.5, 7.5, ratio=5.0, target=2, note="remark"),
-        bench._row("memory", "c", 1234.0, None, unit="MB"),
+        bench_rows.bench_row("capture", "a : b", 1.5, 7.5, ratio=5.0, target=2, note="remark"),
+        bench_rows.bench_row("memory", "c", 1234.0, None, unit="MB"),
     ]
-    head, first, note, second = bench.format_table(rows).splitlines()
+    head, first, note, second = bench_rows.format_table(rows).splitlines()
     assert head.split() == ["ratio", "target", "benchmark", "ours", "other", "what"]
     assert first.split() == ["5", "x", ">=", "2", "capture", "1.5", "s", "7.5", "s", "a", ":", "b"]
     at = head.index("what")
@@ -88,19 +90,32 @@ def test_the_table_puts_the_ratio_first_and_aligns_its_columns():
 
 
 def test_hsic_rows_name_all_ways_and_their_roofline_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench.hsic_bench, "SIZES", ((64, 64, 64),))
-    monkeypatch.setattr(bench.hsic_bench, "LARGE", (12, 12, 64))
-    monkeypatch.setattr(bench.hsic_bench, "peak_gflops", lambda: 100.0)
-    rows = bench.bench_hsic(1, Console(quiet=True))
-    named = [row["detail"]["implementation"] for row in rows]
+    monkeypatch.setattr(bench_hsic.hsic_bench, "SIZES", ((8, 8, 256),))
+    monkeypatch.setattr(bench_hsic.hsic_bench, "LARGE", (12, 12, 256))
+    monkeypatch.setattr(bench_hsic.hsic_bench, "peak_gflops", lambda: 100.0)
+    monkeypatch.setattr(bench_hsic, "LENGTHS", (512,))
+    rows = bench_hsic.bench_hsic(1, Console(quiet=True))
+    *sizes, length = rows
+    named = [row["detail"]["implementation"] for row in sizes]
     assert {"released loop", "NumPy, one product", "features", "exact"} <= set(named)
-    assert all(row["detail"]["error"] < 1e-4 for row in rows)
-    bench.write_bench(rows, tmp_path)
+    assert all(row["detail"]["error"] < 1e-4 for row in sizes)
+    assert "512" in length["what"] and "exact" in length["note"]
+    bench_rows.write_bench(rows, tmp_path)
     assert json.loads((tmp_path / "bench.json").read_text()) == json.loads(json.dumps(rows))
     assert "roofline" in (tmp_path / "roofline.svg").read_text().lower()
     assert (tmp_path / "roofline.png").stat().st_size > 10_000
 
 
+def test_a_part_of_a_spectrum_is_scaled_up(monkeypatch):
+    monkeypatch.setattr(bench_hsic.hsic_bench, "peak_gflops", lambda: 100.0)
+    for name, size in (("NEURONS", 12), ("PADDED", 16), ("WORDS", 60), ("PADDED_WORDS", 64),
+                       ("REPLICATES", 8)):  # fmt: skip
+        monkeypatch.setattr(bench_hsic, name, size)
+    rows = bench_hsic.bench_spectrum(1, Console(quiet=True))
+    assert len(rows) == 5 and all(row["ratio"] > 0 for row in rows)
+    assert "asked: 10 s on 2 cores, 0.1 s on an H200" in rows[0]["note"]
+
+
 def test_an_unknown_benchmark_is_refused():
     with pytest.raises(KeyError):
-        bench.run(["speed"])
+        all_bench.run(["speed"])
