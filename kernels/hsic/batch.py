@@ -21,9 +21,10 @@ from jax.sharding import PartitionSpec as P
 from .api import hsic_planned, hsic_standardised
 from .bandwidth import Standardised, set_median, standardise
 from .exact import Split
-from .plan import Plan
+from .plan import LOW_RANK, Plan
 
 WORDS = "words"
+PAIRS_AT_ONCE = 16
 
 
 class SetPairs(NamedTuple):
@@ -62,14 +63,16 @@ def score_set_pairs(
 ) -> SetScores:
     """Score every group of columns of every pair; matched: with `weights`, else the maximum.
 
-    One pair after the other on each device, so memory is that of one pair beyond input and output.
+    On a CPU one pair after the other on each device, so memory is that of one pair beyond input
+    and output; elsewhere low ranks, whose products are small, take PAIRS_AT_ONCE.
     M must be a multiple of the devices along `pair_axes`.
     """
 
     one = _each_group if pairs.plan.sigma_x is None else _all_groups
 
     def local(some: SetPairs, split: Split | None = None) -> SetScores:
-        scores = lax.map(partial(one, split=split, matched=matched), some)
+        score = partial(one, split=split, matched=matched)
+        scores = lax.map(score, some, batch_size=_at_once(some.plan))
         return scores if with_values else scores._replace(values=None)
 
     if mesh is None:
@@ -83,6 +86,11 @@ def score_set_pairs(
         out_specs=over,
         check_vma=False,  # the scans inside begin with constants
     )(pairs)
+
+
+def _at_once(plan: Plan) -> int | None:
+    is_small = plan.implementation in LOW_RANK
+    return PAIRS_AT_ONCE if is_small and jax.default_backend() != "cpu" else None
 
 
 def _all_groups(pair: SetPairs, split: Split | None, matched: bool) -> SetScores:
@@ -114,7 +122,8 @@ def _each_group(pair: SetPairs, split: Split | None, matched: bool) -> SetScores
         score = group_score(found.values, pair.n_rows, places, weights, matched)
         return score, found.bound, found.values
 
-    score, bound, values = lax.map(one, (own, sigma, places, pair.weights))
+    groups = (own, sigma, places, pair.weights)
+    score, bound, values = lax.map(one, groups, batch_size=_at_once(pair.plan))
     return SetScores(score, jnp.max(bound), sigma, values)
 
 

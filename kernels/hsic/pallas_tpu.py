@@ -214,7 +214,7 @@ def pallas_tpu_sums(
 
     sigma_x [n1], sigma_y [n2] in units of a row's deviation, words [N] 1 for a word and 0 for
     padding. precision: `highest` takes 6 products of bfloat16 pieces, `high` 3, `default` 1.
-    Returns cross [n1, n2] and the sums of x and of y, for `combine`. Not differentiable.
+    Returns cross [n1, n2] and the sums of x and of y, for `combine`. Not differentiable by itself.
     interpret runs the kernels anywhere, slowly. Raises KeyError for another precision.
     """
     pieces = PIECES[precision]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bridgex_jax.kernels.hsic import Plan, reference, released_score, size_matched_score
+from bridgex_jax.kernels.hsic import batch as batch_module
 from bridgex_jax.kernels.hsic.batch import SetPairs, group_score, score_set_pairs
 from bridgex_jax.kernels.hsic.score import subset_maximum_weights
 
@@ -75,6 +76,15 @@ def test_a_batch_scores_every_pair_as_the_reference_does():
         for g, own in enumerate(GROUPS):
             expected = size_matched_score(exact[:, own], 3)
             assert float(found.score[m, g]) == pytest.approx(expected, abs=2e-5)
+
+
+def test_pairs_at_once_score_as_one_after_the_other(monkeypatch):
+    pairs = batch(released=True, estimator="trace_khl", implementation="features", rank=6)
+    run = [jax.jit(lambda some: score_set_pairs(some, matched=True).score) for _ in range(2)]
+    alone = np.asarray(run[0](pairs))
+    monkeypatch.setattr(batch_module, "_at_once", lambda plan: 2)
+    jax.clear_caches()
+    assert np.asarray(run[1](pairs)) == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("released", [False, True])
