@@ -26,8 +26,8 @@ $(VENV)/tested-with: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
 	@touch $@
 
-# For devices that this machine need not have; libtpu is large, so it is an extra.
-# It has an environment of its own: beside libtpu, JAX looks for a TPU in every command.
+# For devices that this machine need not have; libtpu and the CUDA plugin are large, so an extra.
+# It has an environment of its own: beside them, JAX looks for a TPU and a GPU in every command.
 aot:
 	$(PYTHON) -m venv build/aot
 	build/aot/bin/pip install --quiet --disable-pip-version-check -e ".[aot]"

@@ -2,19 +2,20 @@
 
     make aot
 
-Needs libtpu (the `aot` extra), no TPU and no GPU. For every TPU generation the spectrum of an
-8B-shaped batch is compiled for four chips, by XLA (pairs x words) and by the fused kernel (pairs);
-the fused kernel for Hopper is lowered. Prints one line each: how long it took, and what a device
-holds.
+Needs libtpu and the CUDA plugin (the `aot` extra), no TPU and no GPU. For four devices of a host,
+of every kind, the spectrum of an 8B-shaped batch is compiled by XLA (pairs x words), in the
+default and in the released regime, and with the fused kernel (pairs). Prints one line each: how
+long it took, and what a device holds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 # Without these libtpu asks the metadata server of a cloud machine what it is running on.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -25,22 +26,59 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 from absl import app
-from bridgex_jax.kernels.hsic.batch import How, SetPairs, pair_axes, score_set_pairs
+from bridgex_jax.kernels.hsic.batch import SetPairs, pair_axes, score_set_pairs
+from bridgex_jax.kernels.hsic.plan import Plan
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-TPU_TOPOLOGIES = ("v5e:2x2", "v6e:2x2")
 PAIRS, SHARED, UNION, GROUP, WORDS = 32, 144, 864, 144, 1024  # one pair of an 8B model, 6 bridges
-HOWS = (
-    How("cka_debiased", "exact", None, 128, 0.0, False, True),
-    How("trace_khl", "features", 6, 128, 1e-6, True, False),
+# What XLA would ask an H100 about itself; an H200 differs in its memory only.
+HOPPER = """
+    gpu_device_info {
+        cuda_compute_capability { major: 9 } core_count: 132 clock_rate_ghz: 1.98
+        fpus_per_core: 128 threads_per_warp: 32
+        threads_per_block_limit: 1024 threads_per_core_limit: 2048
+        registers_per_block_limit: 65536 registers_per_core_limit: 65536
+        shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+        shared_memory_per_core: 233472 l2_cache_size: 52428800
+        device_memory_size: 84929347584 memory_bandwidth: 3352320000000
+        block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+    }
+"""
+
+
+class Target(NamedTuple):
+    """Four devices of a kind, as `get_topology_desc` is asked for them, and their fused kernel."""
+
+    name: str
+    topology: dict[str, str]
+    fused: str
+
+
+class Regime(NamedTuple):
+    """Static fields of a plan, and how scores are made of its values."""
+
+    plan: Plan
+    with_sigma: bool
+    matched: bool
+
+
+TARGETS = (
+    Target("v5e:2x2", {"platform": "tpu", "topology_name": "v5e:2x2"}, "pallas_tpu"),
+    Target("v6e:2x2", {"platform": "tpu", "topology_name": "v6e:2x2"}, "pallas_tpu"),
+    Target(
+        "sm_90 x 4",
+        {"platform": "cuda", "target_config": HOPPER, "topology": "1x1x4"},
+        "pallas_mosaic_gpu",
+    ),
 )
-FUSED = How("cka_debiased", "pallas_tpu", None, 128, 0.0, False, True)
+EXACT = Plan(None, None, None, "cka_debiased", "exact", tile=128, cancels=False)
+RELEASED = Plan(None, None, None, "trace_khl", "features", rank=4, tile=128, epsilon=1e-6)
 
 
-def spectrum_arguments(mesh: Mesh) -> SetPairs:
-    """Shapes of a batch, sharded as bridge/spectrum.py shards it."""
+def arguments(regime: Regime, mesh: Mesh) -> SetPairs:
+    """Shapes of a batch, sharded as score_set_pairs shards it."""
     sharding = NamedSharding(mesh, P(pair_axes(mesh)))
 
     def shape(*axes: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
@@ -49,55 +87,46 @@ def spectrum_arguments(mesh: Mesh) -> SetPairs:
     return SetPairs(
         x=shape(SHARED, WORDS),
         y=shape(UNION, WORDS),
-        sigma_x=shape(SHARED),
-        sigma_y=shape(UNION),
-        words=shape(WORDS),
+        plan=dataclasses.replace(
+            regime.plan,
+            sigma_x=shape(SHARED) if regime.with_sigma else None,
+            sigma_y=shape(UNION) if regime.with_sigma else None,
+            words=shape(WORDS),
+        ),
         n_rows=shape(dtype=np.int32),
         columns=shape(6, GROUP, dtype=np.int32),
         weights=shape(6, GROUP),
     )
 
 
-def report(what: str, work: Callable[[], Any]) -> None:
-    """Runs one compilation and prints its line."""
-    start = time.perf_counter()
-    memory = work()
-    held = f", {memory / 1e6:,.0f} MB a device" if memory else ""
-    print(f"{what}: {time.perf_counter() - start:.1f} s{held}", flush=True)
-
-
-def compile_spectrum(mesh: Mesh, how: How) -> float:
+def compile_spectrum(regime: Regime, mesh: Mesh) -> float:
     """Bytes that a device holds while the compiled spectrum runs."""
-    lowered = score_set_pairs.lower(spectrum_arguments(mesh), how, mesh)
+    lowered = score_set_pairs.lower(arguments(regime, mesh), mesh, matched=regime.matched)
     memory = lowered.compile().memory_analysis()
     return float(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
 
 
-def lower_for_hopper() -> float:
-    """Lowers the fused kernel for GPUs; compiling it needs the CUDA plugin and ptxas."""
-    how = FUSED._replace(implementation="pallas_mosaic_gpu")
-    call = jax.jit(lambda pairs: score_set_pairs(pairs, how).score)
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-        spectrum_arguments(Mesh(np.array(jax.devices()), ("pairs",))),
-    )
-    jax.export.export(call, platforms=["cuda"])(shapes)
-    return 0.0
+def report(what: str, work: Callable[[], float]) -> None:
+    """Runs one compilation and prints its line."""
+    start = time.perf_counter()
+    held = work()
+    print(f"{what}: {time.perf_counter() - start:.1f} s, {held / 1e6:,.0f} MB a device", flush=True)
 
 
 def main(argv: list[str]) -> None:
     del argv
-    for name in TPU_TOPOLOGIES:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-        devices: np.ndarray = np.array(topology.devices).reshape(2, 2)
-        mesh = Mesh(devices, ("pairs", "words"), axis_types=(AxisType.Auto,) * 2)
-        for how in HOWS:
-            what = f"{name}, spectrum, {how.estimator} by {how.implementation}"
-            report(what, partial(compile_spectrum, mesh, how))
-        pairs = Mesh(devices.reshape(4), ("pairs",), axis_types=(AxisType.Auto,))
-        what = f"{name}, spectrum, {FUSED.estimator} by {FUSED.implementation}"
-        report(what, partial(compile_spectrum, pairs, FUSED))
-    report("sm_90, spectrum by pallas_mosaic_gpu, lowered only", lower_for_hopper)
+    for target in TARGETS:
+        devices: np.ndarray = np.array(topologies.get_topology_desc(**target.topology).devices)
+        both = Mesh(devices.reshape(2, 2), ("pairs", "words"), axis_types=(AxisType.Auto,) * 2)
+        pairs = Mesh(devices, ("pairs",), axis_types=(AxisType.Auto,))
+        fused = dataclasses.replace(EXACT, implementation=target.fused)
+        for regime, mesh in (
+            (Regime(EXACT, with_sigma=True, matched=True), both),
+            (Regime(RELEASED, with_sigma=False, matched=False), both),
+            (Regime(fused, with_sigma=True, matched=True), pairs),
+        ):
+            what = f"{regime.plan.estimator} by {regime.plan.implementation}"
+            report(f"{target.name}, {what}", partial(compile_spectrum, regime, mesh))
 
 
 if __name__ == "__main__":
