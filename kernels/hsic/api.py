@@ -64,17 +64,6 @@ class HsicResult(NamedTuple):
     sigma_y: jax.Array
 
 
-class HostResult(NamedTuple):
-    """`HsicResult` on the host."""
-
-    values: np.ndarray
-    bound: float
-    ok_x: np.ndarray
-    ok_y: np.ndarray
-    sigma_x: np.ndarray
-    sigma_y: np.ndarray
-
-
 @partial(jax.jit, static_argnames=("split",))
 def hsic_planned(x: jax.Array, y: jax.Array, plan: Plan, split: Split | None = None) -> HsicResult:
     """HSIC of raw x [n1, N] and y [n2, N] as planned: pure, jit-able, vmappable, differentiable.
@@ -371,10 +360,10 @@ class _Request:
 
 def _solve(
     x: np.ndarray, y: np.ndarray, request: _Request, *, whole: bool
-) -> tuple[Plan, HostResult | None]:
-    """Tries the rungs in turn until one is certified: its plan and result.
+) -> tuple[Plan, np.ndarray | None]:
+    """Tries the rungs in turn until one is certified: its plan and values [n1, n2].
 
-    Without `whole` what needs no trial is not run, and there is no result.
+    Without `whole` what needs no trial is not run, and there are no values.
     """
     n1, n2 = len(x), len(y)
     to_x, to_y, missing = bucket(n1), bucket(n2), -x.shape[1] % 32
@@ -409,15 +398,13 @@ def _solve(
             sigma_y=padded_sigma and padded_sigma[1],
         )
         # Cut on the host: a slice on the device compiles for every ragged size.
-        values, bound, ok_x, ok_y, *used = jax.device_get(hsic_planned(*rows, run))
-        result = HostResult(
-            values[:n1, :n2], float(bound), ok_x[:n1], ok_y[:n2], used[0][:n1], used[1][:n2]
-        )
-        _check_rows("x", x, result.ok_x)
-        _check_rows("y", y, result.ok_y)
-        relative = relative_bound(result.bound, result.values)
+        values, bound, ok_x, ok_y = jax.device_get(hsic_planned(*rows, run)[:4])
+        values = values[:n1, :n2]
+        _check_rows("x", x, ok_x[:n1])
+        _check_rows("y", y, ok_y[:n2])
+        relative = relative_bound(bound, values)
         if certain or relative <= request.tolerance:
-            return plan, result
+            return plan, values
         left = worth_trying(left, rung, relative, request.tolerance)
     raise ValueError(
         f"implementation: no rank certifies {request.implementation} to {request.tolerance:g}; "
@@ -483,12 +470,12 @@ def hsic(
     x, y = request.checked(x, y)
     if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
         return hsic_planned(x, y, request.traced(x, y)).values
-    _, result = _solve(np.asarray(x), np.asarray(y), request, whole=True)
-    assert result is not None
-    if not np.isfinite(result.values).all():
+    _, values = _solve(np.asarray(x), np.asarray(y), request, whole=True)
+    assert values is not None
+    if not np.isfinite(values).all():
         if estimator in NORMALISED:
             raise ValueError(
                 f"x, y: {estimator} is undefined, the HSIC of a row with itself is not positive"
             )
         raise ValueError(f"x, y: {estimator} is not finite in float32")
-    return jnp.asarray(result.values)
+    return jnp.asarray(values)

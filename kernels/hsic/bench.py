@@ -149,6 +149,12 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def _times(run: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of `repeats` runs at least, and of as many as a third of a second takes."""
+    first = _seconds(run)
+    return [_seconds(run) for _ in range(max(3, repeats, min(200, int(0.3 / first))))]
+
+
 def bench(
     sizes: Sequence[tuple[int, int, int]] = SIZES,
     cases: Sequence[tuple[str, str, str]] | None = None,
@@ -248,7 +254,7 @@ def _row(
     repeats: int,
 ) -> Row:
     values = way.run()  # compiles
-    seconds = own or float(np.median([_seconds(way.run) for _ in range(max(3, repeats))]))
+    seconds = own or float(np.median(_times(way.run, repeats)))
     return Row(
         n1=len(x),
         n2=len(y),

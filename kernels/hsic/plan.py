@@ -97,14 +97,14 @@ def low_rank_cost(n1: int, n2: int, n_words: int, rung: Rung) -> float:
     return n_words * (n1 * n2 * rung.rank * (rung.rank + 1.0) + (n1 + n2) * making)
 
 
-def _would_do(rank: int, sigma: float, tolerance: float) -> bool:
-    """Whether this many Taylor features do for normal variables of bandwidth sigma, roughly.
+def _left_out(rank: int, sigma: float) -> float:
+    """What this rank leaves out for normal variables of bandwidth sigma, roughly, as a logarithm.
 
     The largest pairs that are left out are (0, r), …, (r, 0), of norm E z^2(r+1) / (r+1)! sigma^2r
     of the first pair's.
     """
     odds = sum(math.log((2 * order - 1) / order) for order in range(2, rank + 2))
-    return math.log(rank + 1) + odds - 2 * rank * math.log(sigma) <= math.log(100 * tolerance)
+    return math.log(rank + 1) + odds - 2 * rank * math.log(sigma)
 
 
 def rungs(
@@ -124,11 +124,14 @@ def rungs(
     if implementation is not None and (implementation not in LOW_RANK or rank is not None):
         return [Rung(implementation, rank if implementation in LOW_RANK else None)]
     found = []
-    if implementation == "features":
-        found = [Rung("features", r) for r in FEATURE_RANKS]
-    elif implementation is None:
-        likely = (r for r in FEATURE_RANKS if sigma is None or _would_do(r, sigma, tolerance))
-        found = [Rung("features", r) for r in likely]
+    if implementation in (None, "features"):
+        # Given bandwidths may be small: then none is worth a trial. The set-wide median is about
+        # the distance of independent rows, and a trial that fails costs as much as one that holds.
+        wide, slack = (math.sqrt(2 * sizes[2]), 0.1) if sigma is None else (sigma, 100.0)
+        most = math.log(slack * tolerance)
+        likely = [r for r in FEATURE_RANKS if _left_out(r, wide) <= most]
+        ranks = FEATURE_RANKS if implementation and not likely else likely
+        found = [Rung("features", r) for r in ranks]
     if implementation in (None, "cholesky") and cholesky_from is not None:
         found += [Rung("cholesky", r) for r in CHOLESKY_RANKS if cholesky_from <= r <= sizes[2]]
     found.sort(key=lambda rung: low_rank_cost(*sizes, rung))

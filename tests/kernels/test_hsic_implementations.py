@@ -120,7 +120,7 @@ def test_cholesky_agrees_with_float64_within_its_certificate(estimator):
     y[:2] += x[:2]
     exact = reference.hsic(x, y, estimator=estimator)
     settings = {"estimator": estimator, "implementation": "cholesky"}
-    for rank in (6, 12, 24):
+    for rank in (6, 24):
         result = hsic_planned(
             x.astype(np.float32), y.astype(np.float32), make_plan(x, y, rank=rank, **settings)
         )
@@ -132,11 +132,11 @@ def test_cholesky_agrees_with_float64_within_its_certificate(estimator):
 
 def test_cholesky_is_taken_for_many_words_of_light_tails():
     x = RANDOM.uniform(-1, 1, (64, 1024))
-    assert make_plan(x, x, tolerance=1e-5).implementation == "cholesky"
-    assert make_plan(x, x, tolerance=1e-9).implementation == "exact"
+    assert make_plan(x, x, tolerance=1e-4).implementation == "cholesky"
+    assert make_plan(x, x).implementation == "exact"
     heavy = RANDOM.standard_t(1, (64, 1024))
-    assert make_plan(heavy, x, tolerance=1e-5).implementation == "exact"
-    assert make_plan(x[:, :256], x[:, :256], tolerance=1e-5).implementation == "exact"
+    assert make_plan(heavy, x, tolerance=1e-4).implementation == "exact"
+    assert make_plan(x[:, :256], x[:, :256], tolerance=1e-4).implementation == "exact"
 
 
 def test_the_plan_takes_features_only_where_they_are_certified_and_cheaper():
@@ -145,6 +145,8 @@ def test_the_plan_takes_features_only_where_they_are_certified_and_cheaper():
     assert make_plan(wide, wide, bandwidth="variable_median").implementation == "exact"
     spike = wide + np.where(np.arange(128) == 5, 40.0, 0.0)
     assert make_plan(spike, spike, bandwidth="set_median").implementation == "exact"
+    with pytest.raises(ValueError, match="certifies cholesky to 5e-07; take exact, or raise"):
+        make_plan(X, Y, implementation="cholesky")
     with pytest.raises(ValueError, match="no rank certifies features"):
         make_plan(X, Y, bandwidth=0.5, implementation="features")
 
