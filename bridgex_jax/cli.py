@@ -430,6 +430,7 @@ def _main(args: argparse.Namespace) -> int:
     from bridgex_jax import runtime
 
     runtime.quiet_libraries()
+    runtime.keep_interrupts()
     runtime.use_compilation_cache()
     try:
         status = args.run(args)

@@ -7,11 +7,33 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def keep_interrupts() -> None:
+    """Lets Ctrl-C through that falls into a callback of the garbage collector.
+
+    Python cannot raise there: it prints the traceback and goes on, and the interrupt is lost. Here
+    it comes again, a moment later.
+    """
+    report = sys.unraisablehook
+
+    def raise_later(info: sys.UnraisableHookArgs) -> None:
+        if issubclass(info.exc_type, KeyboardInterrupt):
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            report(info)
+
+    sys.unraisablehook = raise_later
 
 
 def quiet_libraries() -> None:

@@ -118,3 +118,26 @@ def test_a_stop_at_any_system_call_leaves_nothing_that_looks_finished(tmp_path):
         assert time.monotonic() < deadline
     assert finished and moment > 10
     assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
+CALLBACK = """
+    import time
+    from bridgex_jax import runtime
+
+    class Finalised:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    runtime.keep_interrupts()
+    try:
+        Finalised()
+        time.sleep(20)
+    except KeyboardInterrupt:
+        print("seen")
+"""
+
+
+def test_an_interrupt_that_falls_into_a_finaliser_comes_again():
+    program = [sys.executable, "-c", textwrap.dedent(CALLBACK)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "seen\n" and done.stderr == ""
