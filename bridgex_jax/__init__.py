@@ -9,11 +9,14 @@ from typing import Any
 
 _HOMES = {
     "Model": "bridgex_jax.models.load",
+    "bootstrap": "bridgex_jax.bridge.significance",
     "capture": "bridgex_jax.activations.api",
     "forward": "bridgex_jax.models.forward",
     "generate": "bridgex_jax.models.generate",
     "hsic": "bridgex_jax.kernels.hsic",
     "load_model": "bridgex_jax.models.load",
+    "permutation_test": "bridgex_jax.bridge.significance",
+    "score_pairs": "bridgex_jax.bridge.spectrum",
     "select_bridge": "bridgex_jax.pipelines.select",
 }
 

@@ -1,4 +1,7 @@
 from bridgex_jax.activations.api import capture as capture
+from bridgex_jax.bridge.significance import bootstrap as bootstrap
+from bridgex_jax.bridge.significance import permutation_test as permutation_test
+from bridgex_jax.bridge.spectrum import score_pairs as score_pairs
 from bridgex_jax.kernels.hsic import hsic as hsic
 from bridgex_jax.models.forward import forward as forward
 from bridgex_jax.models.generate import generate as generate
@@ -8,10 +11,13 @@ from bridgex_jax.pipelines.select import select_bridge as select_bridge
 
 __all__ = [
     "Model",
+    "bootstrap",
     "capture",
     "forward",
     "generate",
     "hsic",
     "load_model",
+    "permutation_test",
+    "score_pairs",
     "select_bridge",
 ]

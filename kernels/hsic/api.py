@@ -207,11 +207,12 @@ def _check_rows(name: str, value: np.ndarray, used: np.ndarray | None = None) ->
         bad = np.flatnonzero(~finite).tolist()
         raise ValueError(f"{name}: values that are not finite in rows {bad[:8]}")
     constant = rows.max(axis=1) == rows.min(axis=1)
-    if used is not None:
-        constant |= ~used  # float32 tells no values apart
     if constant.any():
         bad = np.flatnonzero(constant).tolist()
         raise ValueError(f"{name}: rows {bad[:8]} are constant; leave them out")
+    if used is not None:
+        bad = np.flatnonzero(~used).tolist()
+        raise ValueError(f"{name}: rows {bad[:8]} cannot be standardised in float32")
 
 
 _sorted_median = jax.jit(bandwidths.sorted_median)
@@ -346,6 +347,8 @@ class _Request:
             start = CHOLESKY_RANKS[0]
         largest = cholesky_pays(sizes) if self.implementation is None else None
         if sigma is not None and self.rank is None and (start or largest):
+            _check_rows("x", x)
+            _check_rows("y", y)
             z = host_standardise(np.concatenate([x, y]).astype(np.float64))
             start = cholesky_start(z, np.concatenate(sigma), self.tolerance, largest)
         return rungs(

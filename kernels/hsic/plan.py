@@ -137,22 +137,20 @@ def rungs(
     found.sort(key=lambda rung: low_rank_cost(*sizes, rung))
     if implementation is not None:
         return found
-    most = exact_cost(*sizes)
-    return [*(rung for rung in found if low_rank_cost(*sizes, rung) < most), Rung("exact")]
+    return [*(rung for rung in found if _pays(sizes, rung)), Rung("exact")]
+
+
+def _pays(sizes: tuple[int, int, int], rung: Rung) -> bool:
+    """Whether a low rank costs less than `exact` and its factors fit."""
+    n1, n2, n_words = sizes
+    held = 4 * (n1 + n2) * n_words * (rung.rank or 0) if rung.implementation == "cholesky" else 0
+    return held <= FACTOR_BYTES and low_rank_cost(*sizes, rung) < exact_cost(*sizes)
 
 
 def cholesky_pays(sizes: tuple[int, int, int]) -> int:
-    """The largest rank of `cholesky` that costs less than `exact`; 0 if none does."""
-    if sizes[2] < MANY_WORDS:
-        return 0
-    held = 4 * (sizes[0] + sizes[1]) * sizes[2]
-    paying = [
-        r
-        for r in CHOLESKY_RANKS
-        if low_rank_cost(*sizes, Rung("cholesky", r)) < exact_cost(*sizes)
-        and r * held <= FACTOR_BYTES
-    ]
-    return max(paying, default=0)
+    """The largest rank of `cholesky` that is worth a trial; 0 if none is."""
+    paying = (r for r in CHOLESKY_RANKS if _pays(sizes, Rung("cholesky", r)))
+    return max(paying, default=0) if sizes[2] >= MANY_WORDS else 0
 
 
 _traces = jax.jit(

@@ -75,6 +75,22 @@ def test_a_lone_outlier_does_not_cancel_the_digits(estimator, bandwidth):
     assert error(values, exact) < 2 * tolerance(64)
 
 
+def test_integers_bfloat16_and_other_libraries_come_in_too():
+    whole = np.round(100 * X).astype(np.int32)
+    assert error(hsic(whole, Y), reference.hsic(whole, Y)) < tolerance(64)
+    short = jnp.asarray(X, jnp.bfloat16)
+    assert error(hsic(short, Y), reference.hsic(np.asarray(short, np.float64), Y)) < tolerance(64)
+    assert error(hsic(X.tolist(), Y), reference.hsic(X, Y)) < tolerance(64)
+
+
+def test_features_work_under_vmap():
+    settings = {"estimator": "unbiased", "bandwidth": 6.0}
+    stacked = jnp.stack([jnp.asarray(X, jnp.float32), jnp.asarray(X[::-1], jnp.float32)])
+    both = jax.vmap(lambda x: hsic(x, Y, rank=6, **settings))(stacked)
+    exact = reference.hsic(X, Y, **settings)
+    assert error(both[0], exact) < tolerance(64) and error(both[1], exact[::-1]) < tolerance(64)
+
+
 def test_raw_values_may_be_far_from_zero_and_of_any_size():
     exact = reference.hsic(X, Y)
     assert error(hsic(1e-30 * X, 1e30 * Y), exact) < tolerance(64)
@@ -211,6 +227,7 @@ def test_bad_rows_give_nan_and_not_ok_under_jit():
         ({"x": X[:, :1], "y": Y[:, :1], "estimator": "biased"}, "at least 2 words, got 1"),
         ({"x": np.where(X > 2, np.nan, X), "y": Y}, "x: values that are not finite in rows"),
         ({"x": X, "y": 0 * Y}, r"y: rows \[0, 1, 2, 3, 4\] are constant"),
+        ({"x": 1e60 * X, "y": Y, "bandwidth": 1.0}, "cannot be standardised in float32"),
         ({"x": np.round(0.3 * X), "y": Y}, "median distance of 0"),
         ({"x": X, "y": Y, "bandwidth": 0.0}, "bandwidth: 0.0 for x"),
         ({"x": X, "y": Y, "bandwidth": np.ones(3)}, r"6 variables, got shape \(3,\)"),
