@@ -1,7 +1,10 @@
 """Strict JAX for all tests: no silent promotion of rank or dtype, no cache on disk."""
 
 import os
+import signal
 
+# A shell starts background jobs with SIGINT ignored, and their children would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -19,7 +19,7 @@ import numpy as np
 from bridgex_jax.kernels.hsic import Plan, hsic
 from bridgex_jax.kernels.hsic import bench as hsic_bench
 from bridgex_jax.kernels.hsic.batch import SetPairs, score_set_pairs
-from bridgex_jax.kernels.hsic.plan import tile_size
+from bridgex_jax.kernels.hsic.plan import FUSED, tile_size
 from bridgex_jax.kernels.hsic.resampling import bootstrap_scores
 from bridgex_jax.pipelines.bench_rows import Row, bench_row
 from bridgex_jax.pipelines.console import Console
@@ -118,6 +118,8 @@ def bench_spectrum(repeats: int, console: Console) -> list[Row]:
         ("default, cholesky of rank 20, error 2e-5", 420 * square * BRIDGES, (200, 0.1),
          "cholesky", 20),
     ]  # fmt: skip
+    for fused in sorted({case[2] for case in hsic_bench.cases_here()} & set(FUSED)):
+        ways.append((f"default, {fused}", square * WORDS * BRIDGES, (330, 1), fused, None))
     rows = []
     with console.progress("spectrum", len(ways) + 1, "ways") as progress:
         for what, flops, asked, implementation, rank in ways:
