@@ -109,8 +109,8 @@ class _Job:
     block: Block
     matched: int
     score: Float[np.ndarray, " b"] = dataclasses.field(default_factory=lambda: np.zeros(0))
-    blocks: tuple[Block, ...] = ()  # the block with its bandwidths; of each bridge, if its own
-    values: tuple[Float[np.ndarray, "n1 n2"], ...] = ()  # of `blocks`
+    values: tuple[Float[np.ndarray, "n1 n2"], ...] = ()  # of the block, or of each bridge
+    sigma: Float[np.ndarray, " b"] | None = None  # each bridge's own, if so
     ran: str = ""
 
     @property
@@ -126,9 +126,9 @@ class _Job:
     @property
     def collapsed(self) -> Bool[np.ndarray, " b"]:
         """Bridges whose released bandwidth is that of a row and itself: every entry is N - 1."""
-        if not self.released:
+        if self.sigma is None:
             return np.zeros(len(self.block.bridges), bool)
-        return np.array([own.sigma_x.max() <= 2 * own.epsilon for own in self.blocks])
+        return self.sigma <= 2 * self.block.epsilon
 
 
 def score_pairs(
@@ -153,16 +153,11 @@ def score_pairs(
         for p, one in enumerate(sets)
         for block in one.blocks
     ]
-    left = Counter((job.pair, job.block.layer) for job in jobs)
-    progress(sum(len(pair.probe.values) for pair in pairs) - len(left))  # layers without blocks
+    progress(sum(len(pair.probe.values) for pair in pairs) - len(jobs))  # layers without a block
     for group in group_by_size([job.sizes for job in jobs]):
         some = [jobs[i] for i in group]
         _solve(some, _rungs(some, settings), settings, mesh)
-        left.subtract((job.pair, job.block.layer) for job in some)
-        done = [layer for layer, blocks in left.items() if blocks == 0]
-        progress(len(done))
-        for layer in done:
-            del left[layer]
+        progress(len(some))
     widest = np.zeros((max((len(pair.probe.values) for pair in pairs), default=0), 3), np.int64)
     for job in jobs:
         sizes = (*job.sizes[:2], job.block.member.sum(axis=1).max())
@@ -191,7 +186,8 @@ def _of_pair(
     notes |= sorted(Counter(f"ran_{job.ran}" for job in jobs).items())
     bridges = tuple(pair.bridges)
     spectrum = Spectrum(bridges, score, sets.n_shared, sets.n_bridge, sets.matched, notes)
-    sets = dataclasses.replace(sets, blocks=tuple(block for job in jobs for block in job.blocks))
+    blocks = tuple(block for job in jobs for block in _with_bandwidths(job))
+    sets = dataclasses.replace(sets, blocks=blocks)
     values = tuple(values for job in jobs for values in job.values)
     return PairScores(spectrum, sets, settings, values, widest)
 
@@ -291,26 +287,29 @@ def _run_group(
             job.score = found.score[row, : len(job.block.bridges)]
             job.ran = rung.implementation
             if found.sigma is None:
-                job.blocks, job.values = (job.block,), (found.values[row, :rows, :columns],)
+                job.values = (found.values[row, :rows, :columns],)
             else:
-                job.blocks = tuple(_of_bridges(job.block, found.sigma[row]))
-                job.values = tuple(
-                    found.values[row, g, :rows, : len(own.y)] for g, own in enumerate(job.blocks)
-                )
+                job.sigma = found.sigma[row, : len(job.block.bridges)]
+                counts = job.block.member.sum(axis=1)
+                job.values = tuple(found.values[row, g, :rows, :n] for g, n in enumerate(counts))
         bounds += found.bound[: len(some)].tolist()
     return bounds
 
 
-def _of_bridges(block: Block, sigma: Float[np.ndarray, " b"]) -> Iterator[Block]:
-    """Each bridge by itself, with its bandwidth."""
-    for bridge, member, own in zip(block.bridges, block.member, sigma, strict=False):
-        y = block.y if member.all() else block.y[member]
+def _with_bandwidths(job: _Job) -> Iterator[Block]:
+    """The block; where bandwidths are each bridge's own, one for every bridge."""
+    block = job.block
+    if job.sigma is None:
+        yield block
+        return
+    for bridge, member, sigma in zip(block.bridges, block.member, job.sigma, strict=True):
+        y = block.y[member]
         yield dataclasses.replace(
             block,
             bridges=(bridge,),
             y=y,
-            sigma_x=np.full(len(block.x), own),
-            sigma_y=np.full(len(y), own),
+            sigma_x=np.full(len(block.x), sigma),
+            sigma_y=np.full(len(y), sigma),
             member=np.ones((1, len(y)), bool),
         )
 

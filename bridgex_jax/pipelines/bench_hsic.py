@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,7 +72,9 @@ def _length_row(n_words: int, large: hsic_bench.Row, repeats: int) -> Row:
     """Time in proportion to the words: the ratio is 1 where it is linear."""
     x, y = hsic_bench.normal_sets(large.n1, large.n2, n_words, seed=0)
     settings: dict[str, Any] = {"estimator": "trace_khl", "bandwidth": "set_median"}
-    seconds = _median(lambda: np.asarray(hsic(x, y, **settings)), repeats)
+    run = partial(hsic, x, y, **settings)
+    np.asarray(run())  # compiles
+    seconds = hsic_bench.median_seconds(lambda: np.asarray(run()), repeats)
     linear = 1e-3 * large.milliseconds * n_words / large.n_words
     plan = Plan(None, None, np.ones(n_words, np.float32), estimator="trace_khl", epsilon=1e-6)
     ways = {
@@ -92,16 +94,6 @@ def _length_row(n_words: int, large: hsic_bench.Row, repeats: int) -> Row:
         ratio=linear / seconds,
         note=", ".join(held),
     )
-
-
-def _median(run: Callable[[], Any], repeats: int) -> float:
-    run()  # compiles
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
 
 
 def bench_spectrum(repeats: int, console: Console) -> list[Row]:
@@ -124,12 +116,14 @@ def bench_spectrum(repeats: int, console: Console) -> list[Row]:
     with console.progress("spectrum", len(ways) + 1, "ways") as progress:
         for what, flops, asked, implementation, rank in ways:
             m = (4 if implementation == "features" else 1) if on_cpu else 32
-            pairs = _random_blocks(m, implementation, rank)
-            run = jax.jit(lambda pairs: score_set_pairs(pairs, matched=True).score)
-            seconds = _median(lambda: run(pairs).block_until_ready(), repeats) * BLOCKS / m  # noqa: B023
+            run = partial(_score, _random_blocks(m, implementation, rank))
+            run()  # compiles
+            seconds = hsic_bench.median_seconds(run, repeats) * BLOCKS / m
             rows.append(_spectrum_row(what, seconds, loop, flops * BLOCKS, peak, asked))
             progress(1)
-        seconds = _median(_bootstrap(), repeats) * BLOCKS
+        draw = _bootstrap()
+        draw()  # compiles
+        seconds = hsic_bench.median_seconds(draw, repeats) * BLOCKS
         flops = 2.0 * BRIDGES * WORDS**2 * (0.5 * NEURONS**2 + REPLICATES / 2) * BLOCKS
         what = f"{REPLICATES} bootstraps, matches fixed, exact"
         rows.append(_spectrum_row(what, seconds, loop, flops, peak, (None, 20)))
@@ -151,7 +145,8 @@ def _spectrum_row(
     note = f"products at the peak of {peak:,.0f} GFLOP/s: {floor:.3g} s, {floor / seconds:.0%}"
     return bench_row(
         "spectrum",
-        f"15 pairs x 6 bridges x 32 layers, 143 neurons, 1000 words, {what} : released loop",
+        f"15 pairs x {BRIDGES} bridges x 32 layers, {NEURONS} neurons, {WORDS} words, {what}"
+        " : released loop",
         seconds,
         loop,
         ratio=loop / seconds,
@@ -163,7 +158,12 @@ def _loop_seconds(n_pairs: int = 9) -> float:
     """The released double loop for one bridge in one layer, scaled up from a few pairs."""
     side = math.isqrt(n_pairs)
     x, y = hsic_bench.normal_sets(side, side, WORDS, seed=0)
-    return _median(lambda: hsic_bench.released(x, y), 1) * NEURONS**2 / side**2
+    seconds = hsic_bench.median_seconds(partial(hsic_bench.released, x, y), 1)
+    return seconds * NEURONS**2 / side**2
+
+
+def _score(pairs: SetPairs) -> None:
+    score_set_pairs(pairs, matched=True).score.block_until_ready()
 
 
 def _random_blocks(m: int, implementation: str, rank: int | None) -> SetPairs:

@@ -24,6 +24,7 @@ def bench_row(
     target: float | None = None,
     note: str = "",
 ) -> Row:
+    """A row; see `bench.run` for what its fields mean."""
     return {
         "benchmark": benchmark,
         "what": what,

@@ -328,7 +328,7 @@ class _Request:
             found = []
             for name, rows in (("x", x), ("y", y)):
                 _check_rows(name, rows)
-                sigma = host_variable_median(host_standardise(np.asarray(rows, np.float64)))
+                sigma = host_variable_median(host_standardise(rows))
                 if not (sigma >= SIGMA_RANGE[0]).all():
                     bad = np.flatnonzero(~(sigma >= SIGMA_RANGE[0])).tolist()
                     raise ValueError(f"{name}: rows {bad[:8]} have a median distance of 0")
@@ -343,14 +343,15 @@ class _Request:
         """What to try for host rows x and y."""
         sizes = (len(x), len(y), x.shape[1])
         start = None
-        if self.implementation == "cholesky" and self.tolerance >= CHOLESKY_TOLERANCE:
-            start = CHOLESKY_RANKS[0]
-        largest = cholesky_pays(sizes) if self.implementation is None else None
-        if sigma is not None and self.rank is None and (start or largest):
-            _check_rows("x", x)
-            _check_rows("y", y)
-            z = host_standardise(np.concatenate([x, y]).astype(np.float64))
-            start = cholesky_start(z, np.concatenate(sigma), self.tolerance, largest)
+        if self.rank is None and self.tolerance >= CHOLESKY_TOLERANCE:
+            asked = self.implementation == "cholesky"
+            start = CHOLESKY_RANKS[0] if asked else None
+            largest = cholesky_pays(sizes) if self.implementation is None else None
+            if sigma is not None and (asked or largest):
+                _check_rows("x", x)
+                _check_rows("y", y)
+                z = host_standardise(np.concatenate([x, y]))
+                start = cholesky_start(z, np.concatenate(sigma), self.tolerance, largest)
         return rungs(
             sizes,
             min(part.min() for part in sigma) if sigma else None,

@@ -100,7 +100,8 @@ def _partners(
 
     By halving: as the bracket closes, so do the partners, and few halvings are left.
     """
-    most = ordered + distance[:, None]
+    # Padding (inf) has no partners: it would hold the bracket open.
+    most = jnp.where(ordered < jnp.inf, ordered + distance[:, None], -jnp.inf)
     last = ordered.shape[1] - 1
 
     def advance(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

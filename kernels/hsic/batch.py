@@ -67,7 +67,6 @@ def score_set_pairs(
     and output; elsewhere low ranks, whose products are small, take PAIRS_AT_ONCE.
     M must be a multiple of the devices along `pair_axes`.
     """
-
     one = _each_group if pairs.plan.sigma_x is None else _all_groups
 
     def local(some: SetPairs, split: Split | None = None) -> SetScores:

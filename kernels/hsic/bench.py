@@ -149,10 +149,14 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _times(run: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of `repeats` runs at least, and of as many as a third of a second takes."""
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median of `repeats` runs at least, and of as many as a third of a second takes.
+
+    What was compiled before, and one more run, do not count.
+    """
     first = _seconds(run)
-    return [_seconds(run) for _ in range(max(3, repeats, min(200, int(0.3 / first))))]
+    times = [_seconds(run) for _ in range(max(repeats, min(200, int(0.3 / first))))]
+    return float(np.median(times))
 
 
 def bench(
@@ -254,7 +258,7 @@ def _row(
     repeats: int,
 ) -> Row:
     values = way.run()  # compiles
-    seconds = own or float(np.median(_times(way.run, repeats)))
+    seconds = own or median_seconds(way.run, max(3, repeats))
     return Row(
         n1=len(x),
         n2=len(y),

@@ -35,10 +35,11 @@ _SERIES = [
 
 def series_minus_one(exponent: jax.Array) -> jax.Array:
     """exp - 1 of float32 exponents <= 0, to 3e-7: faster than expm1, which Pallas lacks."""
-    total = jnp.full_like(exponent, _SERIES[-1])
+    near = jnp.maximum(exponent, SERIES_FROM)  # or the polynomial overflows, and its derivative
+    total = jnp.full_like(near, _SERIES[-1])
     for coefficient in _SERIES[-2::-1]:
-        total = total * exponent + coefficient
-    return jnp.where(exponent > SERIES_FROM, total * exponent, jnp.exp(exponent) - 1.0)
+        total = total * near + coefficient
+    return jnp.where(exponent > SERIES_FROM, total * near, jnp.exp(exponent) - 1.0)
 
 
 class Form(NamedTuple):

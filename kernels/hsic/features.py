@@ -44,11 +44,11 @@ class Source(NamedTuple):
 
 
 @functools.lru_cache
-def grading(count: int) -> tuple[np.ndarray, np.ndarray]:
+def grading(count: int) -> np.ndarray:
     """How Taylor features 0…count-1 combine into graded ones: [count, count], orthogonal.
 
     Once phi_0 is less 1 and centred, all even features begin with z^2 and are nearly parallel; the
-    rotation makes them begin with z^2, z^4, … Rows are in rising order, whose powers of z come too.
+    rotation makes them begin with z^2, z^4, … Rows are in rising order of that power.
     """
     even, odd = np.arange(0, count, 2), np.arange(1, count, 2)
     # Coefficients of u, u^2, … (u = z^2 / 2 sigma^2) in phi_2m = (2u)^m e^-u / sqrt((2m)!).
@@ -62,8 +62,7 @@ def grading(count: int) -> tuple[np.ndarray, np.ndarray]:
     rotation[odd, odd] = 1.0
     powers = np.zeros(count, int)
     powers[even], powers[odd] = even + 2, odd
-    order = np.argsort(powers)
-    return rotation[order], powers[order]
+    return rotation[np.argsort(powers)]
 
 
 def taylor_features(
@@ -75,9 +74,8 @@ def taylor_features(
     first = phi_0 - 1, by expm1.
     """
     square = scaled * scaled
-    rotation, _ = grading(count)
     features = []
-    for row in rotation / np.sqrt([float(math.factorial(k)) for k in range(count)]):
+    for row in grading(count) / np.sqrt([float(math.factorial(k)) for k in range(count)]):
         odd = bool(row[1::2].any())
         series = jnp.zeros_like(square)
         for share in (row[1::2] if odd else row[2::2])[::-1]:
@@ -90,7 +88,8 @@ def taylor_features(
 def taylor(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Source:
     """rank + 1 graded Taylor features of standardised z [n, N] (padding is 0).
 
-    What they leave out is positive semidefinite, of trace at most sum_w (z_w^2/sigma^2)^r / r!.
+    What they leave out is positive semidefinite, of trace at most sum_w
+    (z_w^2/sigma^2)^r / r! for r = rank + 1.
     """
     count = rank + 1
     scaled = z / sigma[:, None]
@@ -103,7 +102,7 @@ def taylor(z: jax.Array, sigma: jax.Array, words: jax.Array, rank: int) -> Sourc
         return [feature * words[None, :] for feature in taylor_features(*parts, count)]
 
     parts = (scaled, jnp.exp(-0.5 * square), jnp.expm1(-0.5 * square))
-    return Source(parts, make, grading(count)[0][:, 0], term @ words)
+    return Source(parts, make, grading(count)[:, 0], term @ words)
 
 
 class Remainder(NamedTuple):

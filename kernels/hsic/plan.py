@@ -170,7 +170,7 @@ def cholesky_start(
     n_words = z.shape[1]
     most = min(largest or CHOLESKY_RANKS[-1], n_words)
     ranks = [r for r in CHOLESKY_RANKS if r <= most]
-    if not ranks or tolerance < CHOLESKY_TOLERANCE:
+    if not ranks:
         return None
     reach = np.abs(z).max(axis=1) / sigma
     heaviest = np.argsort(-reach, kind="stable")[:CHOLESKY_SAMPLE]
@@ -245,5 +245,6 @@ def pad_sigma(sigma: Any, n: int) -> np.ndarray:
 
 def host_standardise(rows: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
     """Rows [n, N] less their mean, over their deviation (ddof 1) + epsilon, in float64."""
+    rows = np.asarray(rows, np.float64)
     centred = rows - rows.mean(axis=1, keepdims=True)
     return centred / (rows.std(axis=1, ddof=1, keepdims=True) + epsilon)

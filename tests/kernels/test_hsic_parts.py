@@ -11,6 +11,7 @@ from bridgex_jax.kernels.hsic import (
     api,
     bandwidth,
     cholesky,
+    features,
     hsic,
     reference,
     released_score,
@@ -100,6 +101,28 @@ def test_rows_that_are_equal_are_at_distance_0():
     x = reference.standardise(np.repeat(RANDOM.standard_normal((1, 500)), 6, axis=0))
     y = reference.standardise(RANDOM.standard_normal((3, 500)))
     assert set_median(x, y) == pytest.approx(reference.set_median(x, y), rel=1e-6) == 1e-6
+
+
+def test_graded_features_hold_the_kernel_and_fall():
+    for count in (3, 4, 7, 12):
+        rotation = features.grading(count)
+        assert rotation @ rotation.T == pytest.approx(np.eye(count), abs=1e-12)
+    z = jnp.asarray(reference.standardise(RANDOM.standard_normal((2, 200))), jnp.float32)
+    source = features.taylor(z, jnp.full(2, 16.0), jnp.ones(200, jnp.float32), 6)
+    made = np.asarray(source.make(source.parts, jnp.ones(200, jnp.float32)), np.float64)
+    centred = made - made.mean(axis=2, keepdims=True)
+    norms = (centred**2).sum(axis=2)
+    assert (norms[1:5] < 0.05 * norms[:4]).all()  # a power of z/sigma each, squared
+    h = np.eye(200) - 1 / 200
+    exact = h @ reference.gram(np.asarray(z, np.float64), 16.0) @ h
+    low_rank = np.einsum("rnw,rnv->nwv", centred, centred)
+    assert low_rank == pytest.approx(exact, abs=1e-8)
+
+
+def test_the_derivative_holds_where_the_polynomial_would_overflow():
+    gradient = jax.grad(lambda t: jnp.sum(series_minus_one(t)))
+    exponents = jnp.asarray([-1e12, -50.0, -0.1, 0.0], jnp.float32)
+    assert np.asarray(gradient(exponents)) == pytest.approx(np.exp(np.asarray(exponents)), abs=1e-6)
 
 
 def test_the_series_keeps_the_digits_of_small_exponents():
