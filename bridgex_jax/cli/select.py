@@ -1,0 +1,96 @@
+"""`bridgex select`: the bridge language of one pair."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bridgex_jax.cli.options import (
+    add_corpora,
+    add_model,
+    add_pair,
+    add_verb,
+    console,
+    layers,
+    or_cldr,
+    positive,
+    rate,
+    read_pair,
+)
+from bridgex_jax.errors import InputError
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "select",
+        "choose the bridge language of one pair",
+        "  bridgex select builtin --source id --target he --top-rate 0.10 --probe-filter none \\\n"
+        "      --out runs/id-he\n"
+        "  bridgex select meta-llama/Meta-Llama-3-8B --source id --target he \\\n"
+        "      --bridges en de fr it pt es --dictionary id-he=id-he.txt \\\n"
+        "      --counts runs/counts --out runs/id-he",
+        run,
+    )
+    add_model(parser)
+    add_pair(parser)
+    add_corpora(parser)
+    parser.add_argument("--counts", metavar="RUN", help="of bridgex count, instead of --corpus")
+    parser.add_argument("--words", type=positive, default=500, help="probe words at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the words drawn and of resampling")
+    parser.add_argument("--template", help="prompt with {source_language} {target_language} {word}")
+    parser.add_argument("--layers", type=layers, metavar="FIRST-LAST", help="window of layers, "
+                        "from 0 (default: the middle, 10-21 of 32)")  # fmt: skip
+    parser.add_argument("--batch-size", type=positive, default=64, help="prompts a batch")
+    parser.add_argument("--top-rate", type=rate, default=0.01, help="share of neurons in a "
+                        "language's set; small models need more (0.10)")  # fmt: skip
+    parser.add_argument("--rate-scope", choices=("global", "layer"), default="global",
+                        help="top neurons of the whole model or of each layer")  # fmt: skip
+    parser.add_argument("--bridge-set", choices=("exclusive", "not_shared", "all"),
+                        default="exclusive", help="which of the bridge's neurons are "
+                        "compared")  # fmt: skip
+    parser.add_argument("--top-k", type=positive, metavar="K", help="cut every bridge's set to "
+                        "its K most active neurons a layer")  # fmt: skip
+    parser.add_argument("--drop-common", action="store_true", help="leave out neurons that all "
+                        "languages have")  # fmt: skip
+    parser.add_argument("--probe-filter", choices=("correct", "none"), default="correct",
+                        help="only words that the model translates right")  # fmt: skip
+    parser.add_argument("--token-scope", default="from_word_mean", choices=(
+        "from_word_mean", "prompt_mean", "prompt_and_generated_mean", "word_tokens", "last_token"),
+        help="tokens whose activations are averaged")  # fmt: skip
+    parser.add_argument("--length-control", choices=("strata", "none"),
+                        help="of token counts (default: strata)")  # fmt: skip
+    parser.add_argument("--estimator", choices=("biased", "unbiased", "cka", "cka_debiased",
+                        "trace_khl"), help="of HSIC (default: cka_debiased)")  # fmt: skip
+    parser.add_argument("--bandwidth", choices=("variable_median", "set_median"),
+                        help="of the Gaussian kernels (default: variable_median)")  # fmt: skip
+    parser.add_argument("--no-size-matching", action="store_true", help="the released score, which "
+                        "prefers larger sets")  # fmt: skip
+    parser.add_argument("--compat", choices=("paper", "reference"), help="the paper's, or the "
+                        "released code's, estimator, bandwidth and rules instead")  # fmt: skip
+    parser.add_argument("--resamples", type=positive, default=1000, help="bootstrap draws")
+    parser.add_argument("--permutations", type=positive, default=499, help="of the null")
+    parser.add_argument("--out", required=True, metavar="RUN", help="run directory to write")
+    parser.add_argument("--json", action="store_true", help="print the choice as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from bridgex_jax.pipelines import select as job
+    from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora, read_model
+
+    settings = job.settings_from(vars(args))
+    words, bridges = read_pair(args)
+    languages = (words.source, words.target, *bridges)
+    corpora = None
+    if args.counts is None:
+        texts = or_cldr(args.corpus, args.model == BUILTIN, "--corpus or --counts")
+        corpora = read_corpora(texts, languages, args.seed)
+    elif args.corpus:
+        raise InputError("--corpus and --counts are both given", remedy="give one of them")
+    model = read_model(args.model, dtype=args.dtype, revision=args.revision, quiet=args.quiet)
+    request = job.Request(words.source, words.target, bridges, words, corpora, args.counts)
+    result = job.run_select(model, request, settings, Path(args.out), console(args))
+    print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())
+    return 0
