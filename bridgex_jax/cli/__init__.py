@@ -4,5 +4,3 @@ Results go to standard output, everything else to standard error; bad input is o
 `bridgex: error: …`, with exit status 2. No verb's libraries load before its arguments are right.
 A module a verb (`add` declares its options, `run` calls its pipeline).
 """
-
-from bridgex_jax.cli.main import main as main

@@ -36,7 +36,7 @@ def _version() -> str:
     return version("bridgex_jax")
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """absl's parser hook: its own flags keep their defaults, ours are argparse's."""
     from absl import flags
 
@@ -44,7 +44,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return build_parser().parse_args(argv[1:])
 
 
-def _main(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """One verb, from its arguments to the exit status."""
     from bridgex_jax import runtime
 
     runtime.quiet_libraries()
@@ -69,4 +70,4 @@ def main() -> None:
     """The console script."""
     from absl import app
 
-    app.run(_main, flags_parser=_parse)
+    app.run(run, flags_parser=parse)

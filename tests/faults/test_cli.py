@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridgex_jax import cli
+from bridgex_jax.cli import main as cli
 
 BRIDGEX = [sys.executable, "-m", "bridgex_jax.cli"]
 
@@ -19,7 +19,7 @@ BRIDGEX = [sys.executable, "-m", "bridgex_jax.cli"]
 def run(capsys, *argv):
     """Exit status, standard output and standard error of `bridgex ARGV`, in this process."""
     with pytest.raises(SystemExit) as ended:
-        raise SystemExit(cli._main(cli._parse(["bridgex", *map(str, argv)])))
+        raise SystemExit(cli.run(cli.parse(["bridgex", *map(str, argv)])))
     out, err = capsys.readouterr()
     return ended.value.code, out, err
 
@@ -144,7 +144,7 @@ def test_bad_input_is_one_line_with_status_two(argv, part, capsys, tmp_path, mon
 @pytest.mark.parametrize("verb", ["demo", "count", "select", "evaluate", "report", "bench"])
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as ended:
-        cli._parse(["bridgex", verb, "--help"])
+        cli.parse(["bridgex", verb, "--help"])
     out = capsys.readouterr().out
     assert ended.value.code == 0 and f"bridgex {verb}" in out and "example" in out
 

@@ -100,7 +100,7 @@ def test_public_names_are_the_stub_s_and_all_resolve():
         ("import bridgex_jax", ("jax", "flax", "transformers")),
         (
             "import sys; sys.argv = ['bridgex', '--help']\n"
-            "from bridgex_jax.cli import main\ntry: main()\nexcept SystemExit: pass",
+            "from bridgex_jax.cli.main import main\ntry: main()\nexcept SystemExit: pass",
             ("jax", "flax", "transformers", "pyarrow", "matplotlib"),
         ),
     ],
