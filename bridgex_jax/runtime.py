@@ -6,15 +6,23 @@ Everything else takes its mesh and its settings as arguments.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bridgex_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # what splits the rows of a batch
 
 
 def keep_interrupts() -> None:
@@ -66,21 +74,95 @@ def use_compilation_cache() -> Path | None:
     return directory
 
 
+def make_mesh(shape: str | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh from `data=4,tensor=2`; None: all devices along `data`.
+
+    Axes: `data` splits batches, `fsdp` batches and parameters, `tensor` heads and neurons. An axis
+    that is not named has size 1, `data` then what is left.
+
+    Args:
+      devices: None for those of all processes.
+
+    Raises InputError for another axis, a size that is no number, and sizes whose product is not the
+    number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = _parse_mesh(shape or "")
+    rest = math.prod(size for axis, size in sizes.items() if axis != "data")
+    sizes.setdefault("data", max(1, len(devices) // rest))
+    if math.prod(sizes.values()) != len(devices):
+        text = " x ".join(f"{axis}={size}" for axis, size in sizes.items())
+        raise InputError(
+            f"--mesh {text} needs {math.prod(sizes.values())} devices, there are {len(devices)}",
+            remedy="give sizes whose product is the number of devices",
+        )
+    whole = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
+    kinds = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(whole, MESH_AXES, kinds, devices=devices)
+
+
 def data_mesh() -> Mesh:
-    """All local devices along one axis, `data`: batches are split over it."""
-    devices = jax.local_devices()
-    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
+    """The default device alone."""
+    return make_mesh(devices=jax.local_devices()[:1])
+
+
+def _parse_mesh(text: str) -> dict[str, int]:
+    remedy = "write it as data=4,tensor=2; the axes are data, fsdp and tensor"
+    sizes: dict[str, int] = {}
+    for item in filter(None, text.split(",")):
+        axis, _, size = item.strip().partition("=")
+        if axis not in MESH_AXES or axis in sizes or not size.isdigit() or int(size) < 1:
+            raise InputError(f"--mesh {text!r}: {item.strip()!r} is no axis=size", remedy=remedy)
+        sizes[axis] = int(size)
+    return sizes
+
+
+def dividing_axes(mesh: Mesh, axes: Sequence[str] | None, size: int) -> tuple[str, ...] | None:
+    """Those of `axes` that the mesh has, if together they divide `size`; None for a copy."""
+    there = tuple(axis for axis in axes or () if mesh.shape.get(axis, 1) > 1)
+    return there if there and size % math.prod(mesh.shape[axis] for axis in there) == 0 else None
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts the mesh splits the rows of a batch."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
 
 
 def over_data(mesh: Mesh, n_rows: int) -> NamedSharding:
     """Rows of a batch split over the mesh; a copy on every device where they do not divide."""
-    even = n_rows % mesh.devices.size == 0
-    return NamedSharding(mesh, PartitionSpec("data")) if even else replicated(mesh)
+    return NamedSharding(mesh, PartitionSpec(dividing_axes(mesh, BATCH_AXES, n_rows)))
+
+
+def over_neurons(mesh: Mesh, n_neurons: int) -> NamedSharding:
+    """Arrays [L, F] split along their neurons, as the activations are; a copy where not."""
+    return NamedSharding(mesh, PartitionSpec(None, dividing_axes(mesh, ("tensor",), n_neurons)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays of the host on the devices; every process has all of them and keeps its part."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]),
+        jax.tree.map(np.asarray, tree),
+    )
+
+
+def fetch(tree: Any) -> Any:
+    """Whole arrays on the host of every process; all processes must call it, in the same order."""
+    leaves = jax.tree.leaves(tree)
+    if all(leaf.is_fully_addressable for leaf in leaves):
+        return jax.device_get(tree)
+    if all(leaf.is_fully_replicated for leaf in leaves):
+        return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
+    from jax.experimental.multihost_utils import process_allgather
+
+    return process_allgather(tree, tiled=True)
 
 
 def tokens_a_batch(mesh: Mesh) -> int:
@@ -89,12 +171,13 @@ def tokens_a_batch(mesh: Mesh) -> int:
     return mesh.devices.size * (1_024 if on_cpu else 32_768)
 
 
-def describe_devices() -> dict[str, Any]:
-    """Platform, kinds and number of devices, for the manifest."""
-    devices = jax.devices()
+def describe_devices(mesh: Mesh) -> dict[str, Any]:
+    """Platform, kinds and number of devices and the mesh, for the manifest."""
+    devices = list(mesh.devices.flat)
     return {
         "platform": devices[0].platform,
         "kinds": sorted({device.device_kind for device in devices}),
         "count": len(devices),
+        "mesh": dict(mesh.shape),
         "processes": jax.process_count(),
     }

@@ -62,7 +62,7 @@ jax.tree_util.register_dataclass(
 def put_batch(batch: Batch, mesh: Mesh) -> tuple[Array, Array, Array]:
     """tokens, mask and scope on the devices, rows split over them where they divide evenly."""
     arrays = (batch.tokens, batch.mask, batch.scope)
-    return jax.device_put(arrays, runtime.over_data(mesh, len(batch.tokens)))
+    return runtime.put(arrays, runtime.over_data(mesh, len(batch.tokens)))
 
 
 def count_activations(
@@ -78,16 +78,16 @@ def count_activations(
     Sums are float32 within a batch and compensated across batches.
     """
     shape = (model.config.n_layers, model.config.d_ff)
-    zeros = _Running(
-        jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+    place = runtime.over_neurons(mesh, shape[1])
+    running = _Running(
+        *(jnp.zeros(shape, t, device=place) for t in (jnp.int32, jnp.float32, jnp.float32))
     )
-    running = jax.device_put(zeros, runtime.replicated(mesh))
     tokens = 0
     for batch in batches:
         running = _count_step(model, *put_batch(batch, mesh), running, CountPositive(site))
         tokens += int(batch.scope.sum())
         progress(int((batch.index >= 0).sum()))
-    positive, total, rest = jax.device_get((running.positive, running.total, running.rest))
+    positive, total, rest = runtime.fetch((running.positive, running.total, running.rest))
     return Statistics(positive, total.astype(np.float64) + rest.astype(np.float64), tokens)
 
 
@@ -100,7 +100,15 @@ def _count_step(
     running: _Running,
     reducer: CountPositive,
 ) -> _Running:
-    output = run_decoder(model.config, model.params, tokens, mask, reduce=reducer, context=scope)
+    output = run_decoder(
+        model.config,
+        model.params,
+        tokens,
+        mask,
+        reduce=reducer,
+        context=scope,
+        layout=model.layout,
+    )
     found: TokenStatistics = output.taps
     total = running.total + found.total
     larger = jnp.abs(running.total) >= jnp.abs(found.total)
@@ -154,10 +162,9 @@ def probe_prompts(
       batch_size: as many tokens at once as this many of the longest prompt have.
     """
     indices = _put_neurons(neurons, mesh)
-    batches = tree_batches(encoded, batch_size, mesh.devices.size)  # all divide evenly
+    batches = tree_batches(encoded, batch_size, runtime.batch_parts(mesh))  # all divide evenly
     on_devices = (
-        (b.index, jax.device_put(b.arrays(), runtime.over_data(mesh, len(b.tokens))))
-        for b in batches
+        (b.index, runtime.put(b.arrays(), runtime.over_data(mesh, len(b.tokens)))) for b in batches
     )
     found = (
         (index, tree_step(model, *arrays, indices, TreeMean(site))) for index, arrays in on_devices
@@ -169,7 +176,7 @@ def _put_neurons(neurons: Sequence[Int[np.ndarray, " c"]], mesh: Mesh) -> Int[Ar
     padded = np.zeros((len(neurons), max(1, *(len(chosen) for chosen in neurons))), np.int32)
     for layer, chosen in enumerate(neurons):
         padded[layer, : len(chosen)] = chosen
-    return jax.device_put(padded, runtime.replicated(mesh))
+    return runtime.put(padded, runtime.replicated(mesh))
 
 
 def _collect(
@@ -182,7 +189,7 @@ def _collect(
 
     def store(index: np.ndarray, on_device: Array) -> None:
         real = index >= 0
-        for into, means in zip(values, np.asarray(on_device), strict=True):
+        for into, means in zip(values, runtime.fetch(on_device), strict=True):
             into[:, index[real]] = means[real, : len(into)].T
         progress(int(real.sum()))
 
@@ -208,6 +215,7 @@ def _probe_step(
         reduce=reducer,
         layer_inputs=neurons,
         context=scope,
+        layout=model.layout,
     )
     return output.taps
 
@@ -231,5 +239,6 @@ def tree_step(
         reduce=reducer,
         layer_inputs=neurons,
         context=scope,
+        layout=model.layout,
     )
     return output.taps

@@ -13,6 +13,7 @@ from bridgex_jax.cli.options import (
     add_verb,
     codes,
     console,
+    model_of,
     or_cldr,
     positive,
 )
@@ -39,7 +40,7 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines.count import CountSettings, run_count
-    from bridgex_jax.pipelines.inputs import BUILTIN, CLDR, keyed, read_corpora, read_model
+    from bridgex_jax.pipelines.inputs import BUILTIN, CLDR, keyed, read_corpora
 
     corpora = or_cldr(args.corpus, args.model == BUILTIN, "--corpus")
     languages = args.languages or (
@@ -49,6 +50,6 @@ def run(args: argparse.Namespace) -> int:
     )
     settings = CountSettings(args.tokens, args.row_length, args.batch_size)
     texts = read_corpora(corpora, codes(languages), args.seed)
-    model = read_model(args.model, dtype=args.dtype, revision=args.revision, quiet=args.quiet)
+    model = model_of(args)
     print(run_count(model, texts, settings, Path(args.out), console(args)))
     return 0

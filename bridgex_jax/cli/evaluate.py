@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bridgex_jax.cli.options import add_model, add_pair, add_verb, console, positive, read_pair
+from bridgex_jax.cli.options import (
+    add_model,
+    add_pair,
+    add_verb,
+    console,
+    model_of,
+    positive,
+    read_pair,
+)
 
 
 def add(verbs: Any) -> None:
@@ -34,14 +42,13 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import evaluate as job
-    from bridgex_jax.pipelines.inputs import read_model
 
     words, bridges = read_pair(args)
     chosen: str | None = None
     excluded: set[str] = set()
     if args.select:
         chosen, excluded = job.read_selection(args.select, words.source, words.target)
-    model = read_model(args.model, dtype=args.dtype, revision=args.revision, quiet=args.quiet)
+    model = model_of(args)
     settings = job.EvaluateSettings(words=args.words, seed=args.seed, batch_size=args.batch_size)
     result = job.run_evaluate(
         model, words, bridges, chosen, excluded, settings, Path(args.out), console(args)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from bridgex_jax.cli import bench, count, demo, evaluate, report, select
-from bridgex_jax.cli.options import Parser, fail
+from bridgex_jax.cli.options import BAD_INPUT, Parser, complain
 from bridgex_jax.errors import InputError
 
 VERBS = (demo, count, select, evaluate, report, bench)
@@ -46,24 +47,48 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """One verb, from its arguments to the exit status."""
-    from bridgex_jax import runtime
+    from bridgex_jax import cluster, runtime
 
     runtime.quiet_libraries()
     runtime.keep_interrupts()
     runtime.use_compilation_cache()
     try:
+        _join(args)
         status = args.run(args)
         sys.stdout.flush()
         return status
     except InputError as error:
-        fail(str(error))
+        complain(str(error))
+        cluster.leave(str(error), BAD_INPUT)
+        return BAD_INPUT
     except BrokenPipeError:
         # The reader of our pipe has gone; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print("bridgex: interrupted; the same command continues where it stopped", file=sys.stderr)
+        cluster.leave("interrupted", INTERRUPTED)
         return INTERRUPTED
+    except Exception as error:
+        if cluster.peers():
+            traceback.print_exc()
+            cluster.lost_peer()
+            cluster.leave(f"{type(error).__name__}: {error}", 1)
+        raise
+
+
+def _join(args: argparse.Namespace) -> None:
+    """Connects with the other processes that run this command, where it says that there are any."""
+    given = [getattr(args, name, None) for name in ("coordinator", "num_processes", "process_id")]
+    if not getattr(args, "distributed", False):
+        if any(value is not None for value in given):
+            raise InputError("--distributed is missing", remedy="give it with --coordinator")
+        return
+    from bridgex_jax import cluster
+
+    cluster.join(*given)
+    if not cluster.is_leader():  # one voice for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def main() -> None:

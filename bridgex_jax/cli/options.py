@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from bridgex_jax.errors import InputError
 
+BAD_INPUT = 2  # exit status
 BRIDGES = ("en", "de", "fr", "it", "pt", "es")
 
 
@@ -19,13 +20,13 @@ class Parser(argparse.ArgumentParser):
     """argparse with the project's one-line errors."""
 
     def error(self, message: str) -> NoReturn:
-        fail(f"{message}; see {self.prog} --help")
+        complain(f"{message}; see {self.prog} --help")
+        raise SystemExit(BAD_INPUT)
 
 
-def fail(message: str) -> NoReturn:
-    """Prints the one line of bad input and ends the program."""
+def complain(message: str) -> None:
+    """Prints the one line of bad input."""
     print(f"bridgex: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def positive(text: str) -> int:
@@ -85,6 +86,23 @@ def add_model(parser: Parser) -> None:
         default="float32",
         help="of parameters and activations",
     )
+    add_devices(parser)
+
+
+def add_devices(parser: Parser) -> None:
+    """--mesh, and how several processes that run the same command find each other."""
+    group = parser.add_argument_group("devices")
+    group.add_argument(
+        "--mesh", metavar="AXIS=N,…", help="such as data=4,tensor=2: data splits batches, tensor "
+        "heads and neurons, fsdp batches and parameters (default: all devices along data)"
+    )  # fmt: skip
+    group.add_argument(
+        "--distributed", action="store_true", help="several processes run this command: they find "
+        "each other as TPU pods, Slurm, Open MPI and Kubernetes have it, or by:"
+    )  # fmt: skip
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num-processes", type=positive, metavar="N", help="how many there are")
+    group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0")
 
 
 def add_pair(parser: Parser) -> None:
@@ -125,10 +143,24 @@ def add_corpora(parser: Parser) -> None:
     )  # fmt: skip
 
 
+def model_of(args: argparse.Namespace) -> Any:
+    """The model that `add_model`'s options name, on its mesh."""
+    from bridgex_jax.pipelines.inputs import read_model
+
+    return read_model(
+        args.model,
+        dtype=args.dtype,
+        revision=args.revision,
+        mesh=args.mesh,
+        quiet=args.quiet,
+    )
+
+
 def console(args: argparse.Namespace):
+    from bridgex_jax import cluster
     from bridgex_jax.pipelines.console import Console
 
-    return Console(args.quiet)
+    return Console(args.quiet or not cluster.is_leader())
 
 
 def bridges_of(args: argparse.Namespace) -> list[str]:

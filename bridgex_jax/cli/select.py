@@ -14,6 +14,7 @@ from bridgex_jax.cli.options import (
     add_verb,
     console,
     layers,
+    model_of,
     or_cldr,
     positive,
     rate,
@@ -78,7 +79,7 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import select as job
-    from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora, read_model
+    from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora
 
     settings = job.settings_from(vars(args))
     words, bridges = read_pair(args)
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         corpora = read_corpora(texts, languages, args.seed)
     elif args.corpus:
         raise InputError("--corpus and --counts are both given", remedy="give one of them")
-    model = read_model(args.model, dtype=args.dtype, revision=args.revision, quiet=args.quiet)
+    model = model_of(args)
     request = job.Request(words.source, words.target, bridges, words, corpora, args.counts)
     result = job.run_select(model, request, settings, Path(args.out), console(args))
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())

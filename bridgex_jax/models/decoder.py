@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from bridgex_jax.models.config import DecoderConfig
 from bridgex_jax.models.rope import rope_frequencies, rope_tables, rotate
+from bridgex_jax.models.sharding import KERNEL_ROLES, Layout
 
 LAYER_SITES = (
     "resid_pre", "attn_in", "z", "attn_out", "resid_mid", "mlp_in", "mlp_pre", "mlp_pre_linear",
@@ -32,6 +34,8 @@ SITES = LAYER_SITES + GLOBAL_SITES
 Taps = dict[str, Any]
 # (taps of one layer, that layer's slice of `layer_inputs`, `context`) -> what the scan stacks.
 Reduce = Callable[[Taps, PyTree, PyTree], PyTree]
+# (name of a site, its value, that layer's slice of `layer_inputs`, `context`) -> its new value.
+Edit = Callable[[str, Array, PyTree, PyTree], Array]
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"silu": jax.nn.silu}  # config.ACTIVATIONS
 
@@ -92,11 +96,14 @@ class Projection(nn.Module):
     use_bias: bool
     stddev: float
     n_in: int = 1
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = x.shape[x.ndim - self.n_in :] + self.shape
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), shape, x.dtype)
+        if self.layout:
+            kernel = self.layout.gathered(kernel, KERNEL_ROLES[str(self.name)])
         # One plain matrix product over flattened tokens: XLA's CPU backend is slower on more axes.
         rows = x.reshape(-1, math.prod(shape[: self.n_in]))
         y = rows @ kernel.reshape(rows.shape[1], -1)
@@ -112,35 +119,48 @@ class Block(nn.Module):
 
     config: DecoderConfig
     reduce: Reduce
+    layout: Layout | None = None
+    edit: Edit | None = None
 
     @nn.compact
     def __call__(self, carry: tuple, layer: dict, attend: Attend, context: PyTree) -> tuple:
-        cfg, std = self.config, self.config.initializer_range
+        cfg = self.config
+        linear = partial(Projection, stddev=cfg.initializer_range, layout=self.layout)
+        split = self.layout.constrain if self.layout else _as_it_is
         x, cache = carry
         taps: Taps = {"resid_pre": x}
 
         taps["attn_in"] = h = RMSNorm(cfg.norm_eps, name="attn_norm")(x)
-        q = Projection((cfg.n_heads, cfg.head_dim), cfg.qkv_bias, std, name="q")(h)
-        k = Projection((cfg.n_kv_heads, cfg.head_dim), cfg.qkv_bias, std, name="k")(h)
-        v = Projection((cfg.n_kv_heads, cfg.head_dim), cfg.qkv_bias, std, name="v")(h)
+        q = linear((cfg.n_heads, cfg.head_dim), cfg.qkv_bias, name="q")(h)
+        k = linear((cfg.n_kv_heads, cfg.head_dim), cfg.qkv_bias, name="k")(h)
+        v = linear((cfg.n_kv_heads, cfg.head_dim), cfg.qkv_bias, name="v")(h)
         if cfg.qk_norm:
             q = RMSNorm(cfg.norm_eps, name="q_norm")(q)
             k = RMSNorm(cfg.norm_eps, name="k_norm")(k)
         q, k = rotate(q, attend.rotation), rotate(k, attend.rotation)
-        k, v = (rearrange(x, "b t k h -> b k t h") for x in (k, v))
+        q = split(q, "batch", None, "heads", None)
+        k, v = (split(rearrange(x, "b t k h -> b k t h"), "batch", "kv_heads", None, None)
+                for x in (k, v))  # fmt: skip
         keys, values, cache = read_and_write(cache, layer["index"], attend.slot, k, v)
+        if cache:
+            cache = tuple(split(whole, None, "batch", "kv_heads", None, None) for whole in cache)
         mask = layer_mask(attend, layer.get("window"))
-        taps["z"] = z = attention(q, keys, values, mask)
-        taps["attn_out"] = h = Projection((cfg.d_model,), cfg.o_bias, std, n_in=2, name="o")(z)
-        taps["resid_mid"] = x = x + h
+        taps["z"] = z = attention(q, keys, values, mask, self.layout)
+        taps["attn_out"] = h = linear((cfg.d_model,), cfg.o_bias, n_in=2, name="o")(z)
+        taps["resid_mid"] = x = split(x + h, "batch", None, None)
 
         taps["mlp_in"] = h = RMSNorm(cfg.norm_eps, name="mlp_norm")(x)
-        taps["mlp_pre"] = gate = Projection((cfg.d_ff,), cfg.mlp_bias, std, name="gate")(h)
-        taps["mlp_pre_linear"] = up = Projection((cfg.d_ff,), cfg.mlp_bias, std, name="up")(h)
-        taps["mlp_gate_act"] = act = ACTIVATIONS[cfg.activation](gate)
+        gate = linear((cfg.d_ff,), cfg.mlp_bias, name="gate")(h)
+        up = linear((cfg.d_ff,), cfg.mlp_bias, name="up")(h)
+        taps["mlp_pre"] = gate = split(gate, "batch", None, "neuron")
+        taps["mlp_pre_linear"] = up = split(up, "batch", None, "neuron")
+        act = ACTIVATIONS[cfg.activation](gate)
+        if self.edit:
+            act = self.edit("mlp_gate_act", act, layer["inputs"], context)
+        taps["mlp_gate_act"] = act
         taps["mlp_act"] = product = act * up
-        taps["mlp_out"] = h = Projection((cfg.d_model,), cfg.mlp_bias, std, name="down")(product)
-        taps["resid_post"] = x = x + h
+        taps["mlp_out"] = h = linear((cfg.d_model,), cfg.mlp_bias, name="down")(product)
+        taps["resid_post"] = x = split(x + h, "batch", None, None)
         return (x, cache), self.reduce(taps, layer["inputs"], context)
 
 
@@ -154,6 +174,8 @@ class Decoder(nn.Module):
     config: DecoderConfig
     reduce: Reduce
     unroll: bool = False
+    layout: Layout | None = None
+    edit: Edit | None = None
 
     @nn.compact
     def __call__(
@@ -167,7 +189,7 @@ class Decoder(nn.Module):
         cfg = self.config
         normal = nn.initializers.normal(cfg.initializer_range)
         embed = nn.Embed(cfg.vocab_size, cfg.d_model, embedding_init=normal, name="embed")
-        embeddings = embed(tokens)
+        embeddings = _look_up(embed.embedding, tokens, self.layout)
         layers: dict[str, PyTree] = {
             "index": jnp.arange(cfg.n_layers, dtype=jnp.int32),
             "inputs": layer_inputs,
@@ -187,7 +209,8 @@ class Decoder(nn.Module):
                 in_axes=(0, nn.broadcast, nn.broadcast),
                 length=cfg.n_layers,
             )
-            carry, taps = scan(cfg, self.reduce, name="layers")(carry, layers, attend, context)
+            blocks = scan(cfg, self.reduce, self.layout, self.edit, name="layers")
+            carry, taps = blocks(carry, layers, attend, context)
         x, cache = carry
         hidden = RMSNorm(cfg.norm_eps, name="final_norm")(x)
         if not cfg.tie_embeddings and self.is_initializing():
@@ -196,13 +219,26 @@ class Decoder(nn.Module):
 
     def _unrolled(self, carry: tuple, layers: dict, attend: Attend, context: PyTree) -> tuple:
         stacked = self.variables["params"]["layers"]
-        block = Block(self.config, self.reduce, parent=None)
+        block = Block(self.config, self.reduce, self.layout, self.edit, parent=None)
         taps = []
         for index in range(self.config.n_layers):
             params, layer = jax.tree.map(lambda leaf, i=index: leaf[i], (stacked, layers))
             carry, out = block.apply({"params": params}, carry, layer, attend, context)
             taps.append(out)
         return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *taps)
+
+
+def _as_it_is(x: Array, *roles: str | None) -> Array:
+    return x
+
+
+def _look_up(
+    table: Float[Array, "V D"], tokens: Int[Array, "B T"], layout: Layout | None
+) -> Float[Array, "B T D"]:
+    if layout is None:
+        return jnp.take(table, tokens, axis=0)
+    found = jnp.take(layout.gathered(table, KERNEL_ROLES["embed"]), tokens, axis=0)
+    return layout.constrain(found, "batch", None, None)
 
 
 def read_and_write(
@@ -230,11 +266,25 @@ def attention(
     k: Float[Array, "B K S H"],
     v: Float[Array, "B K S H"],
     mask: Bool[Array, "B 1 T S"],
+    layout: Layout | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Scaled dot products with softmax in float32; N / K query heads share a key head.
+    """Scaled dot products with softmax in float32; N / K query heads share a key head."""
+    if layout is None or layout.attention == "products":
+        return _attention_products(q, k, v, mask)
+    if k.shape[1] % layout.mesh.shape.get("tensor", 1):  # then each device repeats the few it needs
+        k, v = (jnp.repeat(x, q.shape[2] // x.shape[1], axis=1) for x in (k, v))
+    k, v = (rearrange(x, "b k s h -> b s k h") for x in (k, v))
+    z = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=layout.attention)
+    return layout.constrain(z, "batch", None, "heads", None)
 
-    Example and head are one axis, so that XLA's CPU backend sees plain batched matrix products.
-    """
+
+def _attention_products(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
+    mask: Bool[Array, "B 1 T S"],
+) -> Float[Array, "B T N H"]:
+    """Example and head as one axis, so that XLA's CPU backend sees plain batched products."""
     b, kv_heads = k.shape[:2]
     q = rearrange(q, "b t (k g) h -> (b k) (g t) h", k=kv_heads)
     k, v = (rearrange(x, "b k s h -> (b k) s h") for x in (k, v))
@@ -349,6 +399,8 @@ def run_decoder(
     context: PyTree = None,
     cache: KVCache | None = None,
     unroll: bool = False,
+    layout: Layout | None = None,
+    edit: Edit | None = None,
 ) -> Output:
     """The pure core under `forward`, capture, generation and training; jit it where it is used.
 
@@ -356,10 +408,12 @@ def run_decoder(
       mask: True at real tokens, padding on the left or on the right; or who sees whom.
       reduce: what each layer returns; sees that layer's slice of `layer_inputs` and `context`.
       cache: filled slots of earlier tokens; this call's tokens are appended.
+      layout: of a model whose parameters lie on a mesh.
+      edit: replaces the value of `mlp_gate_act` in every layer.
     """
     attend = mask if isinstance(mask, Attend) else make_attend(config, mask, cache)
     kv = None if cache is None else (cache.keys, cache.values)
-    module = Decoder(config, reduce, unroll)
+    module = Decoder(config, reduce, unroll, layout, edit)
     values: Any = module.apply({"params": params}, tokens, attend, kv, layer_inputs, context)
     hidden, embeddings, taps, kv = values
     if cache is not None:

@@ -40,7 +40,13 @@ def forward(
 @partial(jax.jit, static_argnames=("taps", "unroll"))
 def _forward(model: Model, tokens: Array, mask: Array, taps: tuple[str, ...], unroll: bool):
     output = run_decoder(
-        model.config, model.params, tokens, mask, reduce=keep_sites(taps), unroll=unroll
+        model.config,
+        model.params,
+        tokens,
+        mask,
+        reduce=keep_sites(taps),
+        unroll=unroll,
+        layout=model.layout,
     )
     whole = {"embeddings": output.embeddings, "final_norm": output.hidden}
     values = {site: whole[site] if site in whole else output.taps[site] for site in taps}

@@ -13,27 +13,38 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from bridgex_jax import runtime
 from bridgex_jax.errors import InputError
 from bridgex_jax.models.config import DecoderConfig, read_config
 from bridgex_jax.models.hub import ModelSource, find_model
+from bridgex_jax.models.sharding import Attention, Layout, make_layout
 from bridgex_jax.models.weights import read_weights
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "source"]
+    jax.tree_util.register_dataclass,
+    data_fields=["params"],
+    meta_fields=["config", "source", "layout"],
 )
 @dataclass(frozen=True)
 class Model:
-    """A decoder: `params` is the data of the pytree, `config` and `source` are static.
+    """A decoder: `params` is the data of the pytree, all else is static.
 
     `params`: {"embed", "layers" (each leaf stacked to [L, …]), "final_norm", "lm_head" if untied}.
+    layout: how they lie on a mesh; None for the default device.
     """
 
     config: DecoderConfig
     params: PyTree
     source: ModelSource | None = None
+    layout: Layout | None = None
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh:
+        """The devices that hold the parameters; without a layout the default one."""
+        return self.layout.mesh if self.layout else runtime.make_mesh(devices=jax.local_devices()[:1])
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -75,6 +86,7 @@ def load_model(
     *,
     dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
+    attention: Attention | None = None,
     revision: str | None = None,
     quiet: bool = False,
 ) -> Model:
@@ -82,7 +94,8 @@ def load_model(
 
     Args:
       dtype: of the parameters: float32, bfloat16 or float16, whatever the file has.
-      mesh: devices to replicate the parameters over; None for the default device.
+      mesh: devices to split the parameters over, see `runtime.make_mesh`; None for the default one.
+      attention: see `sharding.Layout`; None for what suits the mesh.
       revision: branch, tag or commit of a hub id.
       quiet: no progress bars; there are none without a terminal either.
 
@@ -90,8 +103,9 @@ def load_model(
     """
     source = find_model(path_or_hub_id, revision=revision, quiet=quiet)
     config = read_config(Path(source.path) / "config.json")
-    params = read_weights(source.path, config, dtype=dtype, mesh=mesh, quiet=quiet)
-    return Model(config, params, source)
+    layout = None if mesh is None else make_layout(config, mesh, attention)
+    params = read_weights(source.path, config, dtype=dtype, layout=layout, quiet=quiet)
+    return Model(config, params, source, layout)
 
 
 def read_tokenizer(directory: Path) -> Any:

@@ -1,10 +1,13 @@
 """Weights between Hugging Face safetensors and the parameter tree, in both directions.
 
 One table per configuration says which tensor of the file is which leaf; names and shapes must match
-it exactly, and everything that does not is reported together. Layers are stacked to [L, …]; no more
-than one leaf beside the parameters is in memory. Pickled weights are never opened.
+it exactly, and everything that does not is reported together. Orbax reads what the devices of this
+process need, some tensors at a time; on the devices they are transposed and stacked to [L, …].
+Pickled weights are never opened.
 Axis letters: L layer, D embed, F neuron, N/K query/key heads, H head_dim, V vocab.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -14,18 +17,23 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes  # also teaches NumPy, and with it safetensors, the name bfloat16
 import numpy as np
-from jaxtyping import PyTree
-from safetensors import SafetensorError, safe_open
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jaxtyping import Array, PyTree
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from bridgex_jax import runtime
 from bridgex_jax.errors import InputError
 from bridgex_jax.models.config import DecoderConfig
+from bridgex_jax.models.sharding import KERNEL_ROLES, Layout
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES: dict[str, np.dtype] = {
@@ -33,7 +41,8 @@ DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-_FILE_DTYPES = ("F32", "F16", "BF16")
+_FILE_DTYPES = dict(zip(("F32", "F16", "BF16"), DTYPES.values(), strict=True))
+_AT_ONCE = 512 << 20  # bytes of tensors that are read together; a larger tensor comes alone
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # What decides which tokens a text has: part of a model's identity.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
@@ -42,7 +51,6 @@ _LM_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 # Rotary frequencies, which early releases store: they follow from the configuration.
 _TOLERATED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
-_BLOCK = 16  # rows transposed at a time: within the cache, six times as fast as all at once
 _SHOWN = 4  # how many of each kind of error fit into a line
 
 
@@ -67,18 +75,40 @@ class Leaf:
             return int(np.prod(outputs)), int(np.prod(inputs))
         return self.shape if self.path[0] == "embed" else (int(np.prod(self.shape)),)
 
+    @property
+    def stacked(self) -> bool:
+        """Whether every layer has one."""
+        return "{" in self.name
+
     def names(self, n_layers: int) -> list[str]:
         """Tensor names, one a layer where layers are stacked."""
-        return [self.name.format(layer=i) for i in range(n_layers if "{" in self.name else 1)]
+        return [self.name.format(layer=i) for i in range(n_layers if self.stacked else 1)]
 
-    def read(self, tensor: np.ndarray, leaf: np.ndarray) -> None:
-        """Copies the file's tensor into one layer's leaf, which is contiguous."""
-        if not self.n_in:
-            leaf[...] = tensor.reshape(self.shape)
-            return
-        columns = leaf.reshape(self.stored[::-1])
-        for at in range(0, len(tensor), _BLOCK):
-            columns[:, at : at + _BLOCK] = tensor[at : at + _BLOCK].T
+    @property
+    def roles(self) -> tuple[str | None, ...]:
+        """What the axes of `shape` are, for the table of sharding.py; norms are copied."""
+        roles = KERNEL_ROLES.get(self.path[-2], (None,))
+        return roles[-len(self.shape) :] if self.path[-1] == "bias" else roles
+
+    def sharding(self, layout: Layout | None) -> Sharding:
+        """Where the leaf lies, without the axis of layers."""
+        if layout is None:
+            return SingleDeviceSharding(jax.local_devices()[0])
+        return NamedSharding(layout.mesh, layout.parameter_spec(self.roles, self.shape))
+
+    def stored_sharding(self, layout: Layout | None) -> Sharding:
+        """The same parts, of the tensor in the file: heads are flattened, their first axis split"""
+        sharding = self.sharding(layout)
+        if not isinstance(sharding, NamedSharding):
+            return sharding
+        axes = (*sharding.spec, *(None,) * len(self.shape))[: len(self.shape)]
+        firsts = (self.n_in, 0) if self.n_in else range(len(self.stored))
+        spec = PartitionSpec(*(axes[first] for first in firsts))
+        return NamedSharding(sharding.mesh, spec)
+
+    def read(self, tensor: Array, dtype: np.dtype) -> Array:
+        """The file's tensor as one layer's leaf."""
+        return (tensor.T if self.n_in else tensor).reshape(self.shape).astype(dtype)
 
     def write(self, leaf: np.ndarray) -> np.ndarray:
         """One layer's leaf as the file's tensor."""
@@ -124,10 +154,12 @@ def read_weights(
     config: DecoderConfig,
     *,
     dtype: str = "float32",
-    mesh: jax.sharding.Mesh | None = None,
+    layout: Layout | None = None,
     quiet: bool = False,
 ) -> PyTree:
-    """The parameter tree of a Hugging Face directory, in `dtype`; replicated over `mesh` if given.
+    """The parameter tree of a Hugging Face directory, in `dtype`, split over the layout's mesh.
+
+    A process reads only the bytes that its devices need, `_AT_ONCE` of them at a time.
 
     Raises InputError for missing, truncated or pickled files, and one for all tensors that are
     missing, unexpected, of the wrong shape or of a type other than float32, float16 and bfloat16.
@@ -136,19 +168,87 @@ def read_weights(
         raise InputError(f"unknown dtype {dtype!r}", remedy=f"use one of {', '.join(DTYPES)}")
     directory, table = Path(directory), weight_table(config)
     tensors = _list_tensors(directory)
-    _check_tensors(directory, config, table, tensors)
+    _check_tensors(directory, config, table, tensors, layout)
+    places = {
+        name: (leaf, layer)
+        for leaf in table
+        for layer, name in enumerate(leaf.names(config.n_layers))
+    }
+    leaves: dict[tuple[str, ...], Array] = {}
+    for group in _progress(_groups(places, tensors), quiet):
+        found = _read_tensors(tensors, {name: places[name][0] for name in group}, layout)
+        for name in group:
+            leaf, layer = places[name]
+            sharding = leaf.sharding(layout)
+            value = _convert(found.pop(name), leaf, DTYPES[dtype], sharding)
+            if leaf.stacked:
+                if leaf.path not in leaves:
+                    leaves[leaf.path] = _zeros(config.n_layers, value, sharding)
+                value = _place(leaves[leaf.path], value, jnp.int32(layer))
+            leaves[leaf.path] = value
     params: dict[str, Any] = {}
-    for leaf in _progress(table, quiet):
-        names = leaf.names(config.n_layers)
-        stacked = np.empty((len(names), *leaf.shape), DTYPES[dtype])
-        for layer, name in enumerate(names):
-            with np.errstate(over="ignore"):
-                leaf.read(tensors[name].read(name).astype(stacked.dtype), stacked[layer])
-        if dtype == "float16" and not np.isfinite(stacked).all():
+    for leaf in table:
+        if dtype == "float16" and not runtime.fetch(jnp.isfinite(leaves[leaf.path]).all()):
             what = f"{leaf.name} holds values beyond the range of float16"
             raise InputError(what, file=directory, remedy="use bfloat16 or float32")
-        _set(params, leaf.path, _to_device(stacked if "{" in leaf.name else stacked[0], mesh))
+        _set(params, leaf.path, leaves[leaf.path])
     return params
+
+
+def _groups(
+    places: Mapping[str, tuple[Leaf, int]], tensors: Mapping[str, _Stored]
+) -> list[list[str]]:
+    """Names of tensors that are read together: of one file, at most `_AT_ONCE` bytes."""
+    groups: list[list[str]] = []
+    size, file = 0, None
+    for name in sorted(places, key=lambda name: (tensors[name].file, tensors[name].offset)):
+        stored = tensors[name]
+        if stored.file != file or size + stored.n_bytes > _AT_ONCE:
+            groups.append([])
+            size, file = 0, stored.file
+        groups[-1].append(name)
+        size += stored.n_bytes
+    return groups
+
+
+def _read_tensors(
+    tensors: Mapping[str, _Stored], leaves: Mapping[str, Leaf], layout: Layout | None
+) -> dict[str, Array]:
+    """Tensors of one file as they are stored, split like their leaves."""
+    from orbax.checkpoint.experimental import v1 as ocp
+
+    wanted = {
+        name: jax.ShapeDtypeStruct(
+            tensors[name].shape,
+            _FILE_DTYPES[tensors[name].dtype],
+            sharding=leaf.stored_sharding(layout),
+        )
+        for name, leaf in leaves.items()
+    }
+    file = next(tensors[name].file for name in leaves)
+    context = ocp.Context()
+    context.checkpoint_layout = ocp.options.CheckpointLayout.SAFETENSORS
+    context.safetensors.max_over_read_ratio = 1.0  # no byte that another process needs
+    context.memory.read_concurrent_bytes = _AT_ONCE
+    with context:
+        return ocp.load(file, wanted)
+
+
+@partial(jax.jit, static_argnames=("leaf", "dtype", "sharding"))
+def _convert(tensor: Array, leaf: Leaf, dtype: np.dtype, sharding: Sharding) -> Array:
+    return jax.lax.with_sharding_constraint(leaf.read(tensor, dtype), sharding)
+
+
+def _zeros(n_layers: int, layer: Array, sharding: Sharding) -> Array:
+    """Room for all layers of a leaf, split as one of them is."""
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    return jnp.zeros((n_layers, *layer.shape), layer.dtype, device=sharding)
+
+
+@partial(jax.jit, donate_argnames=("stacked",))
+def _place(stacked: Array, layer: Array, index: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(stacked, layer, index, 0)
 
 
 def save_model(
@@ -227,16 +327,13 @@ def _no_weights(directory: Path) -> InputError:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where a tensor lies and what it is."""
+    """Where a tensor lies and what it is; `offset` from the beginning of the tensors' bytes."""
 
     file: Path
     shape: tuple[int, ...]
     dtype: str
-
-    def read(self, name: str) -> np.ndarray:
-        # Opened anew for each tensor: what was read of an open file stays mapped into memory.
-        with safe_open(self.file, framework="numpy") as shard:
-            return shard.get_tensor(name)
+    offset: int
+    n_bytes: int
 
 
 def _list_tensors(directory: Path) -> dict[str, _Stored]:
@@ -244,15 +341,7 @@ def _list_tensors(directory: Path) -> dict[str, _Stored]:
     tensors: dict[str, _Stored] = {}
     twice = []
     for file in model_files(directory):
-        try:
-            with safe_open(file, framework="numpy") as shard:
-                slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118
-                found = {
-                    name: _Stored(file, tuple(part.get_shape()), part.get_dtype())
-                    for name, part in slices.items()
-                }
-        except (SafetensorError, OSError) as error:
-            raise _damaged(file, error) from error
+        found = _read_header(file)
         twice += [name for name in found if name in tensors]
         tensors |= found
     if twice:
@@ -261,24 +350,36 @@ def _list_tensors(directory: Path) -> dict[str, _Stored]:
     return tensors
 
 
-def _damaged(file: Path, error: Exception) -> InputError:
-    """Why safetensors refuses a file: a pointer, a file cut short, or what the library says."""
+def _read_header(file: Path) -> dict[str, _Stored]:
+    """The tensors of one file: 8 bytes of length, then JSON, then the tensors' bytes."""
     _refuse_pointer(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        header = stream.read(min(header_size, size)) if size > 8 else b""
-    expected = 8 + header_size
-    if size >= expected > 8:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            entries = json.loads(header)
-            ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
-            expected += max(ends, default=0)
-    if size == 0 or (size < expected and header_size <= _LARGEST_HEADER):
-        what = f"is truncated: its header promises {expected:,} bytes, the file has {size:,}"
-        what = "is empty" if size == 0 else what
-        return InputError(what, file=file, remedy="download it again")
-    return InputError(f"is not a safetensors file: {error}", file=file, remedy="download it again")
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(length) if length <= min(size, _LARGEST_HEADER) else b""
+    again = "download it again"
+    if size == 0:
+        raise InputError("is empty", file=file, remedy=again)
+    if size < 8 + length and length <= _LARGEST_HEADER:
+        raise _truncated(file, 8 + length, size)
+    try:
+        entries = json.loads(header)
+        entries.pop("__metadata__", None)
+        found = {}
+        for name, entry in entries.items():
+            start, end = entry["data_offsets"]
+            found[name] = _Stored(file, tuple(entry["shape"]), entry["dtype"], start, end - start)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError("is not a safetensors file", file=file, remedy=again) from error
+    ends = max((stored.offset + stored.n_bytes for stored in found.values()), default=0)
+    if size < 8 + length + ends:
+        raise _truncated(file, 8 + length + ends, size)
+    return found
+
+
+def _truncated(file: Path, expected: int, size: int) -> InputError:
+    what = f"is truncated: its header promises {expected:,} bytes, the file has {size:,}"
+    return InputError(what, file=file, remedy="download it again")
 
 
 def _refuse_pointer(file: Path) -> None:
@@ -293,6 +394,7 @@ def _check_tensors(
     config: DecoderConfig,
     table: tuple[Leaf, ...],
     tensors: Mapping[str, _Stored],
+    layout: Layout | None,
 ) -> None:
     """All that does not match, in both directions, in one InputError."""
     expected = {name: leaf for leaf in table for name in leaf.names(config.n_layers)}
@@ -318,8 +420,9 @@ def _check_tensors(
     }
     found = [f"{len(names)} {kind}: {_some(names)}" for kind, names in errors.items() if names]
     if not found and tied.intersection(tensors):
-        head, embedding = (tensors[name].read(name) for name in (_LM_HEAD, _EMBEDDING))
-        if not np.array_equal(head, embedding):
+        same = dict.fromkeys((_LM_HEAD, _EMBEDDING), expected[_EMBEDDING])
+        both = [_read_tensors(tensors, {name: leaf}, layout)[name] for name, leaf in same.items()]
+        if not runtime.fetch(jnp.array_equal(*both)):
             found = [f"{_LM_HEAD} differs from the embedding that it is tied to"]
     if found:
         remedy = f"config.json and the weights must belong together ({config.family})"
@@ -342,18 +445,12 @@ def _to_tensors(config: DecoderConfig, params: PyTree, dtype: np.dtype) -> dict[
     tensors = {}
     for leaf in table:
         names, value = leaf.names(config.n_layers), np.asarray(leaves[leaf.path])
-        stacked = value if "{" in leaf.name else value[None]
+        stacked = value if leaf.stacked else value[None]
         if stacked.shape != (len(names), *leaf.shape):
             raise ValueError(f"{'/'.join(leaf.path)} has shape {value.shape}, not {leaf.shape}")
         for layer, name in enumerate(names):
             tensors[name] = np.ascontiguousarray(leaf.write(stacked[layer]).astype(dtype))
     return tensors
-
-
-def _to_device(array: np.ndarray, mesh: jax.sharding.Mesh | None) -> jax.Array:
-    if mesh is None:
-        return jax.device_put(array)
-    return jax.device_put(array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def _set(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -362,11 +459,11 @@ def _set(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _progress(table: tuple[Leaf, ...], quiet: bool) -> Iterator[Leaf]:
+def _progress(groups: list[list[str]], quiet: bool) -> Iterator[list[str]]:
     from tqdm import tqdm
 
     silent = quiet or not sys.stderr.isatty()
-    yield from tqdm(table, desc="reading weights", delay=2, leave=False, disable=silent)
+    yield from tqdm(groups, desc="reading weights", delay=2, leave=False, disable=silent)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from bridgex_jax.models.config import DecoderConfig
 from bridgex_jax.models.load import load_model
+from bridgex_jax.models.sharding import make_layout
 from bridgex_jax.models.weights import model_hash, read_weights, save_model, weight_table
 
 TINY = {
@@ -134,7 +135,8 @@ def test_hash_changes_with_the_tokenizer(directory):
 
 def test_a_mesh_gets_the_parameters_replicated(directory):
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    for leaf in jax.tree.leaves(read_weights(directory, CONFIG, mesh=mesh)):
+    layout = make_layout(CONFIG, mesh)
+    for leaf in jax.tree.leaves(read_weights(directory, CONFIG, layout=layout)):
         assert leaf.sharding.mesh == mesh
         assert leaf.is_fully_replicated
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "bridgex_jax"
 FLOORS = (
     {"axes", "errors"},
-    {"kernels", "languages", "runtime", "store"},
+    {"cluster", "kernels", "languages", "runtime", "store"},
     {"data", "models", "neurons", "report"},
     {"activations", "bridge", "icl", "train"},
     {"pipelines"},
