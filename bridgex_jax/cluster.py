@@ -24,6 +24,7 @@ _EVERY = 2.0  # seconds between signs of life
 _SILENCE = 30.0  # seconds without one after which a process counts as dead
 _LINGER = 3 * _EVERY  # how long the coordinator stays, so that the others can read why it stops
 _PIECE = 1 << 28  # bytes shared at once
+_leaving = threading.Event()  # this process has said why it ends
 _ALIVE, _STOPPED = "bridgex/alive/", "bridgex/stopped/"
 LOST_A_PEER = 3  # exit status
 
@@ -80,6 +81,25 @@ def is_leader() -> bool:
 def peers() -> Peers | None:
     """The other processes; None for a process that works alone."""
     return Peers() if _client() is not None and jax.process_count() > 1 else None
+
+
+def all_here(step: str, seconds: float = _SILENCE) -> bool:
+    """Whether all processes come to this step in time; without devices, so also after an error.
+
+    step: a name that is never used again.
+    """
+    if peers() is None:
+        return True
+    try:
+        _client().wait_at_barrier(f"bridgex/{step}", round(seconds * 1000))
+    except Exception:  # of the runtime's own kind: some are elsewhere, or gone
+        return False
+    return True
+
+
+def stop_watching() -> None:
+    """From here on this process has a reason of its own to end, and says that one alone."""
+    _leaving.set()
 
 
 def leave(reason: str, status: int) -> None:
@@ -142,6 +162,8 @@ def _watch() -> None:
 
 
 def _end(what: str) -> None:
+    if _leaving.is_set():
+        return
     print(f"bridgex: error: {what}; this process stops too (finished parts are kept, the same "
           "command continues)", file=sys.stderr)  # fmt: skip
     _exit(LOST_A_PEER)

@@ -6,7 +6,7 @@ raised is a fault of the program and keeps its traceback.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 
 def _one_line(text: str) -> str:
@@ -24,7 +24,7 @@ class InputError(ValueError):
         self,
         what: str,
         *,
-        file: str | Path | None = None,
+        file: str | os.PathLike[str] | None = None,
         line: int | None = None,
         remedy: str | None = None,
     ) -> None:

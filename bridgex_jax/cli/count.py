@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from bridgex_jax.cli.options import (
@@ -41,6 +40,7 @@ def add(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines.count import CountSettings, run_count
     from bridgex_jax.pipelines.inputs import BUILTIN, CLDR, keyed, read_corpora
+    from bridgex_jax.store.paths import as_path
 
     corpora = or_cldr(args.corpus, args.model == BUILTIN, "--corpus")
     languages = args.languages or (
@@ -51,5 +51,5 @@ def run(args: argparse.Namespace) -> int:
     settings = CountSettings(args.tokens, args.row_length, args.batch_size)
     texts = read_corpora(corpora, codes(languages), args.seed)
     model = model_of(args)
-    print(run_count(model, texts, settings, Path(args.out), console(args)))
+    print(run_count(model, texts, settings, as_path(args.out), console(args)))
     return 0

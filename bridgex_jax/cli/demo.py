@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from bridgex_jax.cli.options import add_verb, console, positive
@@ -28,8 +27,9 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines.demo import DemoSettings, run_demo
+    from bridgex_jax.store.paths import as_path
 
     settings = DemoSettings(seed=args.seed, words=args.words, batch_size=args.batch_size)
-    result = run_demo(settings, Path(args.out), console(args))
+    result = run_demo(settings, as_path(args.out), console(args))
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from bridgex_jax.cli.options import (
@@ -42,6 +41,7 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import evaluate as job
+    from bridgex_jax.store.paths import as_path
 
     words, bridges = read_pair(args)
     chosen: str | None = None
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     model = model_of(args)
     settings = job.EvaluateSettings(words=args.words, seed=args.seed, batch_size=args.batch_size)
     result = job.run_evaluate(
-        model, words, bridges, chosen, excluded, settings, Path(args.out), console(args)
+        model, words, bridges, chosen, excluded, settings, as_path(args.out), console(args)
     )
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text(args.show))
     return 0

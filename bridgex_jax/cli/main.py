@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         return status
     except InputError as error:
+        cluster.stop_watching()
         complain(str(error))
         cluster.leave(str(error), BAD_INPUT)
         return BAD_INPUT
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
+        cluster.stop_watching()
         print("bridgex: interrupted; the same command continues where it stopped", file=sys.stderr)
         cluster.leave("interrupted", INTERRUPTED)
         return INTERRUPTED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from bridgex_jax.cli.options import add_verb
@@ -23,5 +22,5 @@ def add(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines.report import run_report
 
-    print(run_report(Path(args.run_directory)))
+    print(run_report(args.run_directory))
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from bridgex_jax.cli.options import (
@@ -80,6 +79,7 @@ def add(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import select as job
     from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora
+    from bridgex_jax.store.paths import as_path
 
     settings = job.settings_from(vars(args))
     words, bridges = read_pair(args)
@@ -92,6 +92,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--corpus and --counts are both given", remedy="give one of them")
     model = model_of(args)
     request = job.Request(words.source, words.target, bridges, words, corpora, args.counts)
-    result = job.run_select(model, request, settings, Path(args.out), console(args))
+    result = job.run_select(model, request, settings, as_path(args.out), console(args))
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())
     return 0

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from bridgex_jax.data.text import letters_by_script, read_lines, script
 from bridgex_jax.errors import InputError
 from bridgex_jax.languages import Language
 from bridgex_jax.languages import language as look_up
+from bridgex_jax.store.paths import AnyPath
 
 _MERGED_VERSE = "<range>"
 # Names and quotations in another script are common; most of a text is not foreign.
@@ -32,7 +32,7 @@ class Corpus:
     file: str
 
 
-def read_corpus(path: str | Path, language: str) -> Corpus:
+def read_corpus(path: str | AnyPath, language: str) -> Corpus:
     """The lines of a corpus, spaces at their ends removed, blank and `<range>` lines skipped.
 
     notes: those of `read_lines`, `merged_verse`, and `other_script`: lines that are kept though
@@ -74,7 +74,7 @@ def _foreign_lines(kept: dict[int, str], entry: Language) -> list[int]:
 
 
 def _refuse_other_script(
-    kept: dict[int, str], foreign: list[int], entry: Language, path: str | Path
+    kept: dict[int, str], foreign: list[int], entry: Language, path: str | AnyPath
 ) -> None:
     letters = letters_by_script(kept.values())
     if not letters:

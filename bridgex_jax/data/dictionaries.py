@@ -17,11 +17,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from bridgex_jax.data.text import Lines, is_letter, read_lines, scripts_of
 from bridgex_jax.errors import InputError
 from bridgex_jax.languages import Language, language
+from bridgex_jax.store.paths import AnyPath
 
 _TICO_HEADER = ["id", "sourcelang", "targetlang", "sourcestring", "targetstring"]
 _TWO_COLUMNS = "write `source TAB target` on every line"
@@ -95,7 +95,7 @@ def _row(number: int, first: str, second: str) -> _Row:
     return _Row(number, (first, second), (scripts_of(first), scripts_of(second)))
 
 
-def read_dictionary(path: str | Path, source: str, target: str) -> Dictionary:
+def read_dictionary(path: str | AnyPath, source: str, target: str) -> Dictionary:
     """The dictionary in one file, whose first column is `source` and second `target`.
 
     The delimiter is found for the whole file: TICO-19's CSV header, else TAB if most lines have
@@ -169,7 +169,7 @@ def pivot(first: Dictionary, second: Dictionary) -> Dictionary:
 
 
 def find_dictionary(
-    files: Mapping[tuple[str, str], Sequence[str | Path]],
+    files: Mapping[tuple[str, str], Sequence[str | AnyPath]],
     source: str,
     target: str,
     pivot_language: str = "en",
@@ -202,7 +202,7 @@ def find_dictionary(
 
 
 def _read_either_way(
-    files: Mapping[tuple[str, str], Sequence[str | Path]], source: str, target: str
+    files: Mapping[tuple[str, str], Sequence[str | AnyPath]], source: str, target: str
 ) -> Dictionary | None:
     if paths := files.get((source, target)):
         return merge([read_dictionary(path, source, target) for path in paths])
@@ -235,7 +235,7 @@ def _with_pairs(dictionary: Dictionary, pairs: Iterable[WordPair]) -> Dictionary
     return replace(dictionary, pairs=tuple(kept.values()), notes=notes)
 
 
-def _rows(read: Lines, path: str | Path, source: Language, target: Language) -> list[_Row]:
+def _rows(read: Lines, path: str | AnyPath, source: Language, target: Language) -> list[_Row]:
     numbered = list(zip(read.numbers, read.lines, strict=True))
     if not numbered:
         raise InputError("is an empty dictionary", file=path, remedy=_TWO_COLUMNS)
@@ -246,7 +246,7 @@ def _rows(read: Lines, path: str | Path, source: Language, target: Language) -> 
     return [_space_row(number, line, path) for number, line in numbered]
 
 
-def _tab_row(number: int, line: str, path: str | Path) -> _Row:
+def _tab_row(number: int, line: str, path: str | AnyPath) -> _Row:
     cells = line.split("\t")
     while len(cells) > 2 and not cells[-1].strip():
         cells.pop()
@@ -255,14 +255,14 @@ def _tab_row(number: int, line: str, path: str | Path) -> _Row:
     return _row(number, *cells)
 
 
-def _space_row(number: int, line: str, path: str | Path) -> _Row:
+def _space_row(number: int, line: str, path: str | AnyPath) -> _Row:
     cells = re.split("[ \t]+", line.strip(" \t"))
     if len(cells) != 2:
         raise _not_two_columns(number, line, len(cells), path)
     return _row(number, *cells)
 
 
-def _not_two_columns(number: int, line: str, found: int, path: str | Path) -> InputError:
+def _not_two_columns(number: int, line: str, found: int, path: str | AnyPath) -> InputError:
     shown = line.strip() if len(line) < 40 else line.strip()[:37] + "…"
     other = _OTHER_DELIMITERS.search(line.strip())
     remedy = _TWO_COLUMNS
@@ -278,7 +278,9 @@ def _not_two_columns(number: int, line: str, found: int, path: str | Path) -> In
     )
 
 
-def _tico_rows(read: Lines, path: str | Path, source: Language, target: Language) -> Iterable[_Row]:
+def _tico_rows(
+    read: Lines, path: str | AnyPath, source: Language, target: Language
+) -> Iterable[_Row]:
     reader = csv.reader((line + "\n" for line in read.lines), strict=True)
     done = 0
     try:
@@ -305,7 +307,7 @@ def _tico_rows(read: Lines, path: str | Path, source: Language, target: Language
 
 
 def _check_tags(
-    first: str, second: str, number: int, path: str | Path, source: Language, target: Language
+    first: str, second: str, number: int, path: str | AnyPath, source: Language, target: Language
 ) -> None:
     """Refuse a CSV row whose language columns are not the languages the file was given for."""
     try:
@@ -342,7 +344,7 @@ def _usable(
 
 
 def _check_scripts(
-    rows: Sequence[_Row], path: str | Path, source: Language, target: Language
+    rows: Sequence[_Row], path: str | AnyPath, source: Language, target: Language
 ) -> None:
     """Refuse reversed columns and columns in another script; blind where scripts are shared."""
     directions = {row.number: row.direction(source, target) for row in rows}

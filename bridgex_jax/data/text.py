@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from bridgex_jax.errors import InputError
+from bridgex_jax.store.paths import AnyPath, read_bytes
 
 _DECOMPRESS = "unpack it and give the text file inside"
 _EXPORT = "export it as UTF-8 text and give that file"
@@ -64,13 +64,15 @@ class Lines:
     sha256: str
 
 
-def read_lines(path: str | Path) -> Lines:
-    """The lines of a UTF-8 text file.
+def read_lines(path: str | AnyPath) -> Lines:
+    """The lines of a UTF-8 text file, local or remote (store/paths.py).
 
     Raises InputError for a file that is missing, empty or not text, and for bytes that are not
     UTF-8 (naming the line).
     """
-    data = _read_bytes(path)
+    data = read_bytes(path)
+    if not data:
+        raise InputError("is empty (0 bytes)", file=path, remedy="download it again")
     _refuse_binary(data, path)
     found: Counter[str] = Counter()
     lines, numbers = [], []
@@ -85,22 +87,7 @@ def read_lines(path: str | Path) -> Lines:
     return Lines(lines, numbers, dict(found), hashlib.sha256(data).hexdigest())
 
 
-def _read_bytes(path: str | Path) -> bytes:
-    try:
-        data = Path(path).read_bytes()
-    except IsADirectoryError:
-        raise InputError("is a directory", file=path, remedy="give a text file") from None
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, remedy="check the path") from None
-    except OSError as error:
-        reason = error.strerror or "unknown error"
-        raise InputError(f"cannot be read ({reason})", file=path, remedy="check the file") from None
-    if not data:
-        raise InputError("is empty (0 bytes)", file=path, remedy="download it again")
-    return data
-
-
-def _refuse_binary(data: bytes, path: str | Path) -> None:
+def _refuse_binary(data: bytes, path: str | AnyPath) -> None:
     start = data[:64].lstrip().lower()
     for signature, kind, remedy in _SIGNATURES:
         if data.startswith(signature) or start.startswith(signature):
@@ -119,7 +106,7 @@ def _refuse_binary(data: bytes, path: str | Path) -> None:
         )
 
 
-def _decode(data: bytes, path: str | Path) -> str:
+def _decode(data: bytes, path: str | AnyPath) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

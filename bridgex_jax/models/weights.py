@@ -42,7 +42,7 @@ DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 _FILE_DTYPES = dict(zip(("F32", "F16", "BF16"), DTYPES.values(), strict=True))
-_AT_ONCE = 512 << 20  # bytes of tensors that are read together; a larger tensor comes alone
+_AT_ONCE = 256 << 20  # bytes of tensors that are read together; a larger tensor comes alone
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # What decides which tokens a text has: part of a model's identity.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
@@ -186,6 +186,7 @@ def read_weights(
                     leaves[leaf.path] = _zeros(config.n_layers, value, sharding)
                 value = _place(leaves[leaf.path], value, jnp.int32(layer))
             leaves[leaf.path] = value
+        jax.block_until_ready(leaves)  # else the host holds several groups
     params: dict[str, Any] = {}
     for leaf in table:
         if dtype == "float16" and not runtime.fetch(jnp.isfinite(leaves[leaf.path]).all()):

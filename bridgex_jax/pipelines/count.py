@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
-from bridgex_jax import runtime
+from bridgex_jax import cluster, runtime
 from bridgex_jax.activations.run import Statistics, count_activations
 from bridgex_jax.data.batching import Encoded, bucketed, pack_lines
 from bridgex_jax.data.corpora import Corpus
@@ -23,12 +22,14 @@ from bridgex_jax.models.load import Model
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.inputs import model_facts
 from bridgex_jax.store.counts import LanguageCounts, save_counts
-from bridgex_jax.store.runs import create_run
+from bridgex_jax.store.paths import AnyPath
+from bridgex_jax.store.runs import RunDirectory, create_run
 
 ROW_LENGTH = 2048
 FEW_TOKENS = 50_000
 Arrays = Mapping[str, np.ndarray]
 Part = Callable[[str, Callable[[], Arrays]], Arrays]
+OpenRun = Callable[..., RunDirectory]
 
 
 @dataclass(frozen=True)
@@ -126,28 +127,36 @@ def run_count(
     model: Model,
     corpora: Mapping[str, Corpus],
     settings: CountSettings,
-    out: Path,
+    out: AnyPath,
     console: Console,
-) -> Path:
-    """Counts into a run directory of kind `count`; a killed run continues. Returns its path."""
+    *,
+    open_run: OpenRun = create_run,
+    part: Part | None = None,
+) -> AnyPath:
+    """Counts into a run directory of kind `count`; a killed run continues. Returns its path.
+
+    open_run: `create_run` with what a sweep sets; part: keeps finished languages (default: the
+    run does).
+    """
     assert model.source is not None
     inputs = {
         "model": model.source.hash,
         "corpora": {code: corpus.sha256 for code, corpus in corpora.items()},
     }
-    with create_run(out, kind="count", settings=asdict(settings), inputs=inputs) as run:
+    opened = open_run(
+        out, kind="count", settings=asdict(settings), inputs=inputs, peers=cluster.peers()
+    )
+    with opened as run:
         if run.notice:
             console.say(run.notice)
         if run.complete:
             return run.directory
         with run.stage("count"):
-            found = count_languages(
-                model, corpora, settings, runtime.data_mesh(), console, run.part
-            )
+            found = count_languages(model, corpora, settings, model.mesh, console, part or run.part)
         save_counts(run, found.values(), model_sha256=model.source.hash, site=settings.site)
         run.record(
             model=model_facts(model),
-            devices=runtime.describe_devices(),
+            devices=runtime.describe_devices(model.mesh),
             data={code: counts.corpus for code, counts in found.items()},
             notes={"warnings": console.warnings},
         )

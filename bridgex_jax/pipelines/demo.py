@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bridgex_jax import runtime
+from bridgex_jax import cluster, runtime
 from bridgex_jax.bridge.spectrum import ProbeValues
 from bridgex_jax.data.cldr import Concept, concepts_digest, fold, read_concepts, stable_fraction
 from bridgex_jax.data.dictionaries import Dictionary, WordPair
@@ -49,6 +49,7 @@ from bridgex_jax.report.content import Report, Source, choice_of, evaluation_of,
 from bridgex_jax.report.text import evaluation_sentence, label
 from bridgex_jax.store.files import read_json
 from bridgex_jax.store.manifest import read_manifest
+from bridgex_jax.store.paths import AnyPath
 from bridgex_jax.store.runs import create_run
 from bridgex_jax.store.tables import PairSpectrum, write_answers
 
@@ -84,7 +85,7 @@ class DemoResult:
     """What the command line prints."""
 
     report: Report
-    out: Path
+    out: AnyPath
 
     def to_json(self) -> dict[str, Any]:
         return choice_of(self.report) | {
@@ -150,7 +151,7 @@ def concept_dictionary(source: str, target: str, concepts: Sequence[Concept]) ->
     return Dictionary(source, target, pairs, {}, ("cldr",), concepts_digest(concepts))
 
 
-def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
+def run_demo(settings: DemoSettings, out: AnyPath, console: Console) -> DemoResult:
     """Chooses and evaluates bridges for all directions into a run directory of kind `demo`."""
     directory = builtin_directory()
     recipe = read_recipe(directory)
@@ -166,12 +167,15 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
     model = load_model(directory, quiet=console.quiet)
     assert model.source is not None
     inputs = {"model": model.source.hash, "concepts": concepts_digest(concepts)}
-    with create_run(out, kind="demo", settings=asdict(settings), inputs=inputs) as run:
+    opened = create_run(
+        out, kind="demo", settings=asdict(settings), inputs=inputs, peers=cluster.peers()
+    )
+    with opened as run:
         if run.notice:
             console.say(run.notice)
         if run.complete:
             return DemoResult(read_report(run.directory, read_manifest(run.directory)), out)
-        mesh = runtime.data_mesh()
+        mesh = model.mesh
         select = SelectSettings(
             top_rate=settings.top_rate,
             probe_filter=settings.probe_filter,
@@ -196,7 +200,7 @@ def run_demo(settings: DemoSettings, out: Path, console: Console) -> DemoResult:
             results = answer_directions(model, tasks, bridges, evaluate, mesh, console, run.part)
         run.record(
             model=model_facts(model),
-            devices=runtime.describe_devices(),
+            devices=runtime.describe_devices(model.mesh),
             implementation=next(iter(selections.values())).spectrum.notes,
             seed=settings.seed,
             data={"concepts": len(concepts), "probe": len(held.probe),
@@ -251,14 +255,12 @@ def choose_all(
         for s, t in pairs
     ]
     members = [m for pair in pairs.values() for m in (pair.shared, *pair.bridges.values())]
-    values = read_probes(
-        model, probes, union_neurons(members), settings, runtime.data_mesh(), console
-    )
+    values = read_probes(model, probes, union_neurons(members), settings, model.mesh, console)
     probed = [
         (probe, _only(value, pair), pair)
         for probe, value, pair in zip(probes, values, pairs.values(), strict=True)
     ]
-    found = score_selections(probed, settings, runtime.data_mesh(), console)
+    found = score_selections(probed, settings, model.mesh, console)
     return dict(zip(pairs, found, strict=True))
 
 

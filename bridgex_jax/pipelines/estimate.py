@@ -6,7 +6,8 @@ are needed); HSIC as n1·n2·N² products a layer and bridge. An estimate, round
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import jax
@@ -22,6 +23,62 @@ PROMPT_TOKENS = 16
 GENERATED_TOKENS = 10  # of an answer to a dictionary prompt, on average
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Work and memory of a job. tokens: through the model; flops: all; hsic: those of HSIC.
+
+    Bytes: of the parameters, of one batch's activations, of the probe values that are kept.
+    """
+
+    tokens: int
+    flops: float
+    hsic: float = 0.0
+    parameters: int = 0
+    batch: int = 0
+    values: int = 0
+
+
+def cost_of_counting(model: Model, tokens: int) -> Cost:
+    """A forward pass over so many tokens, without the vocabulary product.
+
+    Here and in `cost_of_select` parameters may be shapes alone (`jax.eval_shape`).
+    """
+    layers, _ = _parameters(model)
+    return Cost(tokens, 2.0 * layers * tokens, parameters=_bytes(model))
+
+
+def cost_of_select(
+    model: Model,
+    settings: SelectSettings,
+    *,
+    languages: int,
+    bridges: int,
+    word_pairs: int,
+    counted: int,
+) -> Cost:
+    """Counting `counted` tokens, probing at most `word_pairs` words, and HSIC with every bridge."""
+    config = model.config
+    layers, vocabulary = _parameters(model)
+    words = min(settings.words, word_pairs)
+    filtered = (
+        words * (PROMPT_TOKENS + GENERATED_TOKENS) if settings.probe_filter == "correct" else 0
+    )
+    forward = 2 * layers * (counted + words * PROMPT_TOKENS) + (2 * layers + vocabulary) * filtered
+    per_layer = max(1, round(settings.top_rate * config.d_ff))
+    pairs_of_neurons = per_layer**2 * bridges * config.n_layers
+    hsic = 2 * pairs_of_neurons * words**2
+    rows = settings.batch_size * 32
+    item = jax.tree.leaves(model.params)[0].dtype.itemsize
+    return Cost(
+        tokens=counted + words * PROMPT_TOKENS + filtered,
+        flops=float(forward + hsic),
+        hsic=float(hsic),
+        parameters=_bytes(model),
+        batch=rows * (4 * config.d_ff + 12 * config.d_model) * item,
+        values=languages * per_layer * config.n_layers * words * 4,
+    )
+
+
 def estimate_select(
     model: Model,
     request: Request,
@@ -29,37 +86,44 @@ def estimate_select(
     counts: Mapping[str, LanguageCounts] | None,
 ) -> str:
     """One line: work of counting, probing and HSIC, and the peak of memory."""
-    config = model.config
-    leaves = jax.tree.leaves(model.params)
-    vocabulary = 2 * config.vocab_size * config.d_model
-    layers = sum(leaf.size for leaf in leaves) - vocabulary // (2 if config.tie_embeddings else 1)
-    counted = 0 if counts is not None else _counted_tokens(request, settings)
-    words = min(settings.words, len(request.words.pairs))
-    filtered = (
-        words * (PROMPT_TOKENS + GENERATED_TOKENS) if settings.probe_filter == "correct" else 0
+    cost = cost_of_select(
+        model,
+        settings,
+        languages=len(request.languages),
+        bridges=len(request.bridges),
+        word_pairs=len(request.words.pairs),
+        counted=0 if counts is not None else _counted_tokens(request, settings),
     )
-    forward = 2 * layers * (counted + words * PROMPT_TOKENS) + (2 * layers + vocabulary) * filtered
-    per_layer = max(1, round(settings.top_rate * config.d_ff))
-    pairs_of_neurons = per_layer**2 * len(request.bridges) * config.n_layers
-    hsic = 2 * pairs_of_neurons * words**2
-    item = leaves[0].dtype.itemsize
-    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    rows = settings.batch_size * 32
-    batch = rows * (4 * config.d_ff + 12 * config.d_model) * item
-    values = len(request.languages) * per_layer * config.n_layers * words * 4
     return (
-        f"estimate: {counted + words * PROMPT_TOKENS + filtered:,} tokens, "
-        f"{(forward + hsic) / 1e12:.2g} TFLOP ({hsic / 1e12:.2g} of them HSIC); memory "
-        f"{_size(parameters)} parameters + {_size(batch)} a batch + {_size(values)} probe values"
+        f"estimate: {cost.tokens:,} tokens, "
+        f"{cost.flops / 1e12:.2g} TFLOP ({cost.hsic / 1e12:.2g} of them HSIC); memory "
+        f"{_size(cost.parameters)} parameters + {_size(cost.batch)} a batch + "
+        f"{_size(cost.values)} probe values"
     )
+
+
+def _parameters(model: Model) -> tuple[int, int]:
+    """Parameters of the layers, and operations of the vocabulary product of a token."""
+    config = model.config
+    vocabulary = 2 * config.vocab_size * config.d_model
+    total = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+    return total - vocabulary // (2 if config.tie_embeddings else 1), vocabulary
+
+
+def _bytes(model: Model) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model.params))
+
+
+def counted_tokens(characters: Iterable[int], budget: int | None) -> int:
+    """Tokens of all corpora, from their characters: the smallest decides, at most the budget."""
+    sizes = [n // CHARACTERS_PER_TOKEN for n in characters]
+    return min(min(sizes), budget or min(sizes)) * len(sizes)
 
 
 def _counted_tokens(request: Request, settings: SelectSettings) -> int:
     assert request.corpora is not None
-    smallest = min(
-        sum(map(len, corpus.lines)) // CHARACTERS_PER_TOKEN for corpus in request.corpora.values()
-    )
-    return min(smallest, settings.count.tokens or smallest) * len(request.corpora)
+    characters = [sum(map(len, corpus.lines)) for corpus in request.corpora.values()]
+    return counted_tokens(characters, settings.count.tokens)
 
 
 def _size(n_bytes: float) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from bridgex_jax import runtime
+from bridgex_jax import cluster, runtime
 from bridgex_jax.data.dictionaries import Dictionary
 from bridgex_jax.errors import InputError
 from bridgex_jax.icl.answers import is_right, normalise, opens_with_quote, parse_answer
@@ -27,6 +26,7 @@ from bridgex_jax.pipelines.count import Part
 from bridgex_jax.pipelines.inputs import dictionary_facts, model_facts
 from bridgex_jax.report.content import Accuracy, Direction, Evaluation, Interval, read_evaluation
 from bridgex_jax.store.manifest import verify_run
+from bridgex_jax.store.paths import AnyPath, as_path
 from bridgex_jax.store.runs import create_run
 from bridgex_jax.store.tables import Answer, read_answers, read_choice, write_answers
 
@@ -212,7 +212,7 @@ class EvaluateResult:
     """What the command line prints."""
 
     evaluation: Evaluation
-    out: Path
+    out: AnyPath
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self.evaluation) | {"run": str(self.out)}
@@ -237,7 +237,7 @@ def read_selection(directory: str, source: str, target: str) -> tuple[str, set[s
     """
     verify_run(directory, ("choice.json",))
     pair = next(
-        (p for p in read_choice(Path(directory) / "choice.json")["pairs"]
+        (p for p in read_choice(as_path(directory) / "choice.json")["pairs"]
          if (p["source"], p["target"]) == (source, target)), None)  # fmt: skip
     if pair is None:
         raise InputError(
@@ -261,7 +261,7 @@ def run_evaluate(
     chosen: str | None,
     excluded: set[str],
     settings: EvaluateSettings,
-    out: Path,
+    out: AnyPath,
     console: Console,
 ) -> EvaluateResult:
     """Evaluates one direction into a run directory of kind `evaluate`; a killed run continues."""
@@ -275,14 +275,17 @@ def run_evaluate(
         "chosen": chosen,
         "excluded": sorted(excluded),
     }
-    with create_run(out, kind="evaluate", settings=asdict(settings), inputs=inputs) as run:
+    opened = create_run(
+        out, kind="evaluate", settings=asdict(settings), inputs=inputs, peers=cluster.peers()
+    )
+    with opened as run:
         if run.notice:
             console.say(run.notice)
         if run.complete:
-            return EvaluateResult(read_evaluation(out), out)
+            return EvaluateResult(read_evaluation(run.directory), out)
         with run.stage("translate"):
             results = answer_directions(
-                model, [task], bridges, settings, runtime.data_mesh(), console, run.part
+                model, [task], bridges, settings, model.mesh, console, run.part
             )
         choosers = {"chosen": [chosen]} if chosen else {}
         evaluation = summarise([task], results, bridges, choosers, None, settings)
@@ -290,7 +293,7 @@ def run_evaluate(
         run.write_json("evaluation.json", asdict(evaluation))
         run.record(
             model=model_facts(model),
-            devices=runtime.describe_devices(),
+            devices=runtime.describe_devices(model.mesh),
             data={
                 "dictionary": dictionary_facts(dictionary),
                 "words": len(task.gold),

@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 
+from bridgex_jax import runtime
 from bridgex_jax.data.cldr import concepts_digest, read_concepts, sentences
 from bridgex_jax.data.corpora import Corpus, read_corpus
 from bridgex_jax.data.dictionaries import Dictionary, WordPair, find_dictionary
 from bridgex_jax.errors import InputError
 from bridgex_jax.languages import language
 from bridgex_jax.models.load import Model, load_model
+from bridgex_jax.store.paths import AnyPath
 
 BUILTIN = "builtin"
 CLDR = "cldr"
@@ -31,10 +33,16 @@ def builtin_directory() -> Path:
     return Path(__file__).resolve().parent.parent / BUILTIN
 
 
-def read_model(name: str, *, dtype: str, revision: str | None, quiet: bool) -> Model:
-    """A model by directory or hub id, or `builtin`. Raises InputError as `load_model` does."""
+def read_model(
+    name: str, *, dtype: str, revision: str | None, quiet: bool, mesh: str | None = None
+) -> Model:
+    """A model by directory or hub id, or `builtin`, on a mesh of all devices.
+
+    mesh: see `runtime.make_mesh`. Raises InputError as that and `load_model` do.
+    """
     place = builtin_directory() if name == BUILTIN else name
-    return load_model(place, dtype=dtype, revision=revision, quiet=quiet)
+    devices = runtime.make_mesh(mesh)
+    return load_model(place, dtype=dtype, revision=revision, mesh=devices, quiet=quiet)
 
 
 def model_facts(model: Model) -> dict[str, Any]:
@@ -51,6 +59,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "neurons_per_layer": config.d_ff,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         "dtype": str(jax.tree.leaves(model.params)[0].dtype),
+        "attention": model.layout.attention if model.layout else "products",
     }
 
 
@@ -109,7 +118,7 @@ def dictionary_files(items: Iterable[str]) -> dict[tuple[str, str], list[str]]:
 
 
 def read_words(
-    files: Mapping[tuple[str, str], Sequence[str | Path]] | str, source: str, target: str
+    files: Mapping[tuple[str, str], Sequence[str | AnyPath]] | str, source: str, target: str
 ) -> Dictionary:
     """The dictionary of a pair: from files (direct, reversed, pivoted) or `cldr`."""
     if isinstance(files, str):

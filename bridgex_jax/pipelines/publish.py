@@ -20,6 +20,7 @@ from bridgex_jax.report.content import (
 from bridgex_jax.report.html import render_figures, render_html
 from bridgex_jax.store.counts import LanguageCounts
 from bridgex_jax.store.manifest import MANIFEST
+from bridgex_jax.store.paths import files_below
 from bridgex_jax.store.runs import RunDirectory
 from bridgex_jax.store.tables import PairSpectrum, write_choice, write_overlap, write_spectrum
 
@@ -107,8 +108,7 @@ def publish(run: RunDirectory, report: Report) -> None:
 
 def run_files(run: RunDirectory) -> list[str]:
     """What the page links to: the files written so far, and the manifest that comes last."""
-    there = (p.relative_to(run.directory).as_posix() for p in run.directory.rglob("*"))
-    return sorted({*there, MANIFEST})
+    return sorted({*(files_below(run.directory) or ()), MANIFEST})
 
 
 def rendered(report: Report, files: list[str]) -> dict[str, bytes]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from bridgex_jax import runtime
+from bridgex_jax import cluster, runtime
 from bridgex_jax.activations.run import probe_prompts
 from bridgex_jax.bridge.choice import BridgeChoice, checked_window, choose_bridge
 from bridgex_jax.bridge.significance import (
@@ -44,7 +43,7 @@ from bridgex_jax.models.load import Model
 from bridgex_jax.neurons import sets as neuron_sets
 from bridgex_jax.neurons import similarity
 from bridgex_jax.pipelines.console import Console
-from bridgex_jax.pipelines.count import CountSettings, Part, count_languages
+from bridgex_jax.pipelines.count import CountSettings, OpenRun, Part, count_languages
 from bridgex_jax.pipelines.estimate import estimate_select
 from bridgex_jax.pipelines.inputs import dictionary_facts, model_facts
 from bridgex_jax.pipelines.publish import (
@@ -57,6 +56,7 @@ from bridgex_jax.report.content import Report, choice_of, read_report
 from bridgex_jax.report.text import choice_sentence
 from bridgex_jax.store.counts import LanguageCounts, load_counts
 from bridgex_jax.store.manifest import read_manifest
+from bridgex_jax.store.paths import AnyPath
 from bridgex_jax.store.runs import RunDirectory, create_run
 from bridgex_jax.store.tables import OverlapMatrix, PairSpectrum
 
@@ -96,7 +96,7 @@ class Request:
     bridges: tuple[str, ...]
     words: Dictionary
     corpora: Mapping[str, Corpus] | None
-    counts: str | Path | None = None
+    counts: str | AnyPath | None = None
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -384,7 +384,7 @@ def select_bridge(
     Raises InputError for words, text or settings that give no answer.
     """
     settings, console = settings or SelectSettings(), console or Console(quiet=True)
-    mesh = mesh or runtime.data_mesh()
+    mesh = mesh or model.mesh
     if counts is None:
         if request.corpora is None:
             raise InputError("neither corpora nor counts are given")
@@ -424,7 +424,7 @@ class SelectResult:
     """What the command line prints."""
 
     report: Report
-    out: Path
+    out: AnyPath
 
     def to_json(self) -> dict[str, Any]:
         return choice_of(self.report) | {"run": str(self.out)}
@@ -443,9 +443,20 @@ class SelectResult:
 
 
 def run_select(
-    model: Model, request: Request, settings: SelectSettings, out: Path, console: Console
+    model: Model,
+    request: Request,
+    settings: SelectSettings,
+    out: AnyPath,
+    console: Console,
+    *,
+    open_run: OpenRun = create_run,
+    part: Part | None = None,
 ) -> SelectResult:
-    """Chooses into a run directory of kind `select`; a killed run continues."""
+    """Chooses into a run directory of kind `select`; a killed run continues.
+
+    open_run: `create_run` with what a sweep sets; part: keeps finished stages (default: the run
+    does).
+    """
     assert model.source is not None
     counts = None
     if request.counts is not None:
@@ -461,7 +472,10 @@ def run_select(
         "corpora": {c: corpus.sha256 for c, corpus in (request.corpora or {}).items()},
         "counts": {c: item.digest for c, item in (counts or {}).items()},
     }
-    with create_run(out, kind="select", settings=asdict(settings), inputs=inputs) as run:
+    opened = open_run(
+        out, kind="select", settings=asdict(settings), inputs=inputs, peers=cluster.peers()
+    )
+    with opened as run:
         if run.notice:
             console.say(run.notice)
         if run.complete:
@@ -469,7 +483,7 @@ def run_select(
         console.say(estimate_select(model, request, settings, counts))
         with run.stage("select"):
             selection, sets, counts = select_bridge(
-                model, request, settings, counts=counts, console=console, part=run.part
+                model, request, settings, counts=counts, console=console, part=part or run.part
             )
         report = _publish(run, model, request, selection, sets, counts, settings, console)
     return SelectResult(report, out)
@@ -498,7 +512,7 @@ def _publish(
 ) -> Report:
     run.record(
         model=model_facts(model),
-        devices=runtime.describe_devices(),
+        devices=runtime.describe_devices(model.mesh),
         implementation=selection.spectrum.notes | {"lost_by_permutation": _lost(selection)},
         data={
             "dictionary": dictionary_facts(request.words),

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from bridgex_jax.store.files import plain, read_json
+from bridgex_jax.store.paths import AnyPath, as_path, files_below
 from bridgex_jax.store.tables import (
     OverlapMatrix,
     PairSpectrum,
@@ -192,30 +192,31 @@ def evaluation_of(report: Report) -> dict[str, Any] | None:
     return None if report.evaluation is None else plain(report.evaluation)
 
 
-def read_report(directory: str | Path, manifest: Mapping[str, Any]) -> Report:
+def read_report(directory: str | AnyPath, manifest: Mapping[str, Any]) -> Report:
     """The report of a run from its files; InputError names one that is missing or damaged."""
-    directory = Path(directory)
+    directory = as_path(directory)
+    there = files_below(directory) or {}
     choice = read_choice(directory / "choice.json")
     spectra = {(s.source, s.target): s for s in read_spectrum(directory / "spectrum.parquet")}
-    evaluation = directory / "evaluation.json"
-    overlap = directory / "overlap.parquet"
     return Report(
         pairs=tuple(
             _pair(item, spectra.get((item["source"], item["target"]))) for item in choice["pairs"]
         ),
         manifest=manifest,
-        overlap=read_overlap(overlap) if overlap.is_file() else None,
+        overlap=(
+            read_overlap(directory / "overlap.parquet") if "overlap.parquet" in there else None
+        ),
         corpora=tuple(_source(item) for item in choice["corpora"]),
         dictionaries=tuple(_source(item) for item in choice["dictionaries"]),
         warnings=tuple(choice["warnings"]),
-        evaluation=read_evaluation(directory) if evaluation.is_file() else None,
+        evaluation=read_evaluation(directory) if "evaluation.json" in there else None,
         score_name=choice["score_name"],
     )
 
 
-def read_evaluation(directory: str | Path) -> Evaluation:
+def read_evaluation(directory: str | AnyPath) -> Evaluation:
     """`evaluation.json` of a run; InputError when it is missing or damaged."""
-    return _evaluation(read_json(Path(directory) / "evaluation.json"))
+    return _evaluation(read_json(as_path(directory) / "evaluation.json"))
 
 
 def _number(value: float | None) -> float:

@@ -7,17 +7,17 @@ compared (split-half stability) and their sum is exactly the count. Axis letters
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from bridgex_jax.errors import InputError
-from bridgex_jax.store.files import read_json
-from bridgex_jax.store.manifest import read_manifest, verify_file
+from bridgex_jax.store.manifest import read_file, read_manifest
+from bridgex_jax.store.paths import AnyPath, as_path
 from bridgex_jax.store.runs import RunDirectory
 
 _INDEX = "counts.json"
@@ -80,7 +80,7 @@ def save_counts(
 
 
 def load_counts(
-    directory: str | Path,
+    directory: str | AnyPath,
     *,
     model_sha256: str,
     languages: Iterable[str],
@@ -91,7 +91,7 @@ def load_counts(
     Raises InputError for a directory that is no such run, a file that is missing or changed,
     another model or site, and a language that was not counted.
     """
-    directory = Path(directory)
+    directory = as_path(directory)
     manifest = read_manifest(directory)
     if manifest["kind"] != "count":
         raise InputError(
@@ -99,7 +99,7 @@ def load_counts(
             file=directory,
             remedy="give the --out of bridgex count",
         )
-    index = read_json(verify_file(directory, manifest, _INDEX))
+    index = json.loads(read_file(directory, manifest, _INDEX))
     if index["model_sha256"] != model_sha256:
         raise InputError(
             f"was counted with another model (sha256 {index['model_sha256'][:12]}…, "
@@ -121,15 +121,15 @@ def load_counts(
                 file=directory,
                 remedy=f"run bridgex count with --corpus {language}=FILE",
             )
-        path = verify_file(directory, manifest, _file(language))
-        found[language] = _load(path, language, index["languages"][language])
+        data = read_file(directory, manifest, _file(language))
+        found[language] = _load(data, language, index["languages"][language])
     return found
 
 
-def _load(path: Path, language: str, entry: dict[str, Any]) -> LanguageCounts:
-    from safetensors.numpy import load_file
+def _load(data: bytes, language: str, entry: dict[str, Any]) -> LanguageCounts:
+    from safetensors.numpy import load
 
-    tensors = load_file(path)
+    tensors = load(data)
     first, second = entry["half_tokens"]
     return LanguageCounts(
         language, tensors["halves"], tensors["sums"], (first, second), entry["corpus"]

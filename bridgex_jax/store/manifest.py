@@ -6,6 +6,8 @@ A run is complete if and only if its manifest is valid, so the manifest is alway
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import platform
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -13,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from bridgex_jax.errors import InputError
-from bridgex_jax.store.files import disk_errors, file_sha256, read_json, write_bytes, write_json
+from bridgex_jax.store.files import disk_errors, write_bytes, write_json
+from bridgex_jax.store.paths import (
+    AnyPath,
+    as_path,
+    file_sha256,
+    files_below,
+    is_remote,
+    read_bytes,
+)
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -36,6 +46,12 @@ _DISTRIBUTIONS = (
     "matplotlib",
 )
 _AGAIN = "delete the directory and run the command again"
+_NO_RUN = "holds no complete run (no manifest.json)"
+_GONE = "is listed in the manifest but missing"
+
+
+class CorruptRun(InputError):
+    """A run that was complete and is not any more: a file is missing or was changed."""
 
 
 def collect_versions() -> dict[str, str]:
@@ -64,75 +80,24 @@ def list_files(directory: Path, names: Iterable[str]) -> dict[str, dict[str, Any
     }
 
 
-def read_manifest(directory: str | Path) -> dict[str, Any]:
-    """The manifest of a complete run; every file must be there in its size.
+def parse_manifest(directory: str | AnyPath) -> dict[str, Any]:
+    """The manifest of a run; its files are not looked at.
 
-    Raises InputError, naming the file, when the manifest is missing, damaged or of another schema,
-    or when a listed file is missing or has another size. Contents are compared by `verify_run`.
+    Raises InputError where there is none, CorruptRun where it is damaged or of another schema.
     """
-    directory = Path(directory)
-    manifest = _parse(directory)
-    for name, entry in manifest["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise InputError("is listed in the manifest but missing", file=path, remedy=_AGAIN)
-        size = path.stat().st_size
-        if size != entry["size"]:
-            raise InputError(
-                f"has {size:,} bytes, the manifest says {entry['size']:,}", file=path, remedy=_AGAIN
-            )
-    return manifest
-
-
-def verify_run(directory: str | Path, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """Like `read_manifest`, and the sha256 of the named files (default: all) must agree."""
-    directory = Path(directory)
-    manifest = read_manifest(directory)
-    for name in manifest["files"] if names is None else names:
-        verify_file(directory, manifest, name)
-    return manifest
-
-
-def verify_file(directory: Path, manifest: Mapping[str, Any], name: str) -> Path:
-    """Path of one listed file whose content is as the manifest says; InputError otherwise."""
-    path = directory / name
-    entry = manifest["files"].get(name)
-    if entry is None:
-        raise InputError("is not listed in the manifest", file=path, remedy=_AGAIN)
-    if not path.is_file():
-        raise InputError("is listed in the manifest but missing", file=path, remedy=_AGAIN)
-    if file_sha256(path) != entry["sha256"]:
-        raise InputError("has changed since the run ended", file=path, remedy=_AGAIN)
-    return path
-
-
-def replace_files(directory: str | Path, files: Mapping[str, bytes]) -> None:
-    """Writes derived files (a report made anew) into a complete run and lists them in its manifest.
-
-    All files that stay must be as the manifest says. A kill between the files and the manifest
-    leaves a run that fails `verify_run` on exactly these files; calling again repairs it.
-    """
-    directory = Path(directory)
-    manifest = _parse(directory)
-    for name in manifest["files"].keys() - files.keys():
-        verify_file(directory, manifest, name)
-    with disk_errors(directory):
-        for name, data in files.items():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(directory / name, data)
-        manifest["files"] |= list_files(directory, files)
-        write_json(directory / MANIFEST, manifest)
-
-
-def _parse(directory: Path) -> dict[str, Any]:
+    directory = as_path(directory)
     path = directory / MANIFEST
-    if not directory.is_dir():
+    if not is_remote(directory) and not directory.is_dir():
         raise InputError("is not a run directory", file=directory, remedy="give the --out of a run")
-    if not path.is_file():
-        raise InputError("holds no complete run (no manifest.json)", file=directory, remedy=_AGAIN)
-    manifest = read_json(path)
+    if not is_remote(directory) and not path.exists():
+        raise InputError(_NO_RUN, file=directory, remedy=_AGAIN)
+    data = read_bytes(path, missing=_NO_RUN, remedy=_AGAIN)
+    try:
+        manifest = json.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CorruptRun(f"is not valid JSON ({error})", file=path, remedy=_AGAIN) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise InputError("is not a manifest", file=path, remedy=_AGAIN)
+        raise CorruptRun("is not a manifest", file=path, remedy=_AGAIN)
     if manifest.get("schema") != SCHEMA:
         raise InputError(
             f"has schema {manifest.get('schema')}, this version reads {SCHEMA}",
@@ -144,5 +109,102 @@ def _parse(directory: Path) -> dict[str, Any]:
         isinstance(entry, dict) and {"size", "sha256"} <= entry.keys()
         for entry in manifest["files"].values()
     ):
-        raise InputError("is not a whole manifest", file=path, remedy=_AGAIN)
+        raise CorruptRun("is not a whole manifest", file=path, remedy=_AGAIN)
     return manifest
+
+
+def read_manifest(directory: str | AnyPath) -> dict[str, Any]:
+    """The manifest of a complete run; every file must be there in its size.
+
+    Raises InputError as `parse_manifest` does, and CorruptRun, naming the file, when a listed file
+    is missing or has another size. Contents are compared by `verify_run`.
+    """
+    directory = as_path(directory)
+    manifest = parse_manifest(directory)
+    there = _sizes(directory, manifest["files"])
+    for name, entry in manifest["files"].items():
+        if name not in there:
+            raise _missing(directory / name)
+        if there[name] != entry["size"]:
+            raise CorruptRun(
+                f"has {there[name]:,} bytes, the manifest says {entry['size']:,}",
+                file=directory / name,
+                remedy=_AGAIN,
+            )
+    return manifest
+
+
+def verify_run(directory: str | AnyPath, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Like `read_manifest`, and the sha256 of the named files (default: all) must agree."""
+    directory = as_path(directory)
+    manifest = read_manifest(directory)
+    for name in manifest["files"] if names is None else names:
+        verify_file(directory, manifest, name)
+    return manifest
+
+
+def verify_file(directory: AnyPath, manifest: Mapping[str, Any], name: str) -> AnyPath:
+    """Path of one listed file whose content is as the manifest says; CorruptRun otherwise."""
+    path = directory / name
+    entry = _entry(path, manifest, name)
+    if not is_remote(path) and not path.is_file():
+        raise _missing(path)
+    if file_sha256(path) != entry["sha256"]:
+        raise _changed(path)
+    return path
+
+
+def read_file(directory: AnyPath, manifest: Mapping[str, Any], name: str) -> bytes:
+    """The bytes of one listed file, as the manifest says; CorruptRun otherwise."""
+    path = directory / name
+    entry = _entry(path, manifest, name)
+    data = read_bytes(path, missing=_GONE, remedy=_AGAIN)
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise _changed(path)
+    return data
+
+
+def replace_files(directory: str | AnyPath, files: Mapping[str, bytes]) -> None:
+    """Writes derived files (a report made anew) into a complete run and lists them in its manifest.
+
+    All files that stay must be as the manifest says. A kill between the files and the manifest
+    leaves a run that fails `verify_run` on exactly these files; calling again repairs it.
+    """
+    directory = as_path(directory)
+    manifest = parse_manifest(directory)
+    for name in manifest["files"].keys() - files.keys():
+        verify_file(directory, manifest, name)
+    with disk_errors(directory):
+        for name, data in files.items():
+            if not is_remote(directory):
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(directory / name, data)
+        manifest["files"] |= {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in files.items()
+        }
+        write_json(directory / MANIFEST, manifest)
+
+
+def _sizes(directory: AnyPath, names: Iterable[str]) -> dict[str, int]:
+    """Sizes of those of the named files that are there."""
+    if is_remote(directory):
+        there = files_below(directory) or {}  # one request for all
+        return {name: there[name] for name in names if name in there}
+    return {
+        name: (directory / name).stat().st_size for name in names if (directory / name).is_file()
+    }
+
+
+def _entry(path: AnyPath, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if name not in manifest["files"]:
+        raise InputError("is not listed in the manifest", file=path, remedy=_AGAIN)
+    return manifest["files"][name]
+
+
+def _missing(path: AnyPath) -> CorruptRun:
+    return CorruptRun(_GONE, file=path, remedy=_AGAIN)
+
+
+def _changed(path: AnyPath) -> CorruptRun:
+    return CorruptRun("has changed since the run ended", file=path, remedy=_AGAIN)

@@ -1,24 +1,20 @@
 """The run directory: all of a run is made in a hidden place and appears under its name at once.
 
-While a run works, its files and intermediate parts lie in `.NAME.partial` beside `NAME`; at the end
-`manifest.json` is written there last and the directory of files is renamed. A killed run leaves
-only the hidden directory, which the same command takes up again, part by part; any other command is
-refused.
+While a run works, its files and intermediate parts lie in a hidden directory (workplace.py); at the
+end `manifest.json` is written there last and all appears in its place (places.py). A killed run
+leaves only the hidden directory, which the same command takes up again, part by part; any other
+command is refused.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
-import os
-import re
+import json
 import shutil
 import sys
+import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,114 +26,113 @@ from bridgex_jax.errors import InputError
 from bridgex_jax.store.files import (
     NO_SPACE,
     disk_errors,
-    file_sha256,
     json_bytes,
-    new_file,
     plain,
-    read_json,
-    sync_directory,
     sync_file,
     write_bytes,
     write_json,
 )
-from bridgex_jax.store.manifest import MANIFEST, SCHEMA, collect_versions, list_files, verify_run
+from bridgex_jax.store.identity import difference, identity_hash, make_identity
+from bridgex_jax.store.manifest import (
+    MANIFEST,
+    SCHEMA,
+    CorruptRun,
+    collect_versions,
+    list_files,
+    verify_run,
+)
+from bridgex_jax.store.parts import check_name, unpack
+from bridgex_jax.store.paths import AnyPath, is_remote
+from bridgex_jax.store.peers import Alone, Peers, Team
+from bridgex_jax.store.places import Place, Taken
+from bridgex_jax.store.workplace import Workplace, hold_alone, hold_own, sweep
 
 _FACTS = frozenset({"model", "data", "devices", "implementation", "seed", "notes"})
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
-_PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ATTEMPTS = 4
 
 
 def create_run(
-    out: str | Path,
+    out: str | AnyPath,
     *,
     kind: str,
     settings: Mapping[str, Any],
     inputs: Mapping[str, Any] | None = None,
     command: Sequence[str] | None = None,
+    exclusive: bool = True,
+    peers: Peers | None = None,
 ) -> RunDirectory:
     """A run directory, for `with create_run(...) as run:`; nothing is touched before the `with`.
 
-    out: the directory that will hold the finished run; missing or empty.
+    out: the directory that will hold the finished run, local or remote; missing or empty.
     kind: the verb that makes it ("count", "select", "evaluate", "demo").
     settings, inputs: everything that can change the result: options, and hashes of model and data.
         With kind and package version they are the identity by which a run is recognised and
         resumed.
     command: the command line for the manifest (default: of this process).
+    exclusive: False for the units of a sweep. Several processes, on any machines, may then make
+        the same run at once: the first to finish wins, the others drop theirs. A run there that is
+        not whole any more is made again (`redone` in the manifest's notes).
+    peers: the processes of one job that all make this run; only their leader touches the disk.
 
-    Entering raises InputError when `out` holds another run or other files, when another process is
-    writing it, when a part-finished run of another identity is in the way, and when the disk
-    refuses.
+    Entering raises InputError when `out` holds another run or other files, when the disk refuses,
+    and, if exclusive, when another process is writing it, when a part-finished run of another
+    identity is in the way or a file of the complete run has changed.
     """
-    return RunDirectory(Path(out), kind, settings, inputs or {}, command)
+    identity = make_identity(kind, settings, inputs or {})
+    return RunDirectory(Place(out, identity), identity, command, exclusive, peers or Alone())
 
 
 class RunDirectory:
     """One run on its way to the disk; made by `create_run`.
 
     directory: where the files are now: the hidden place while the run works, `out` once it is
-    complete.
+        complete.
     complete: on entry, True when `out` already holds this very run: there is nothing to do, and
-        nothing can be written.
+        nothing can be written. With peers, all of them must be able to read `out`.
     resumed: the parts of a killed run that were found on entry.
+    notice: one line for the user when an earlier run was found (complete, resumed, redone) or
+        another process was first.
     """
 
     def __init__(
         self,
-        out: Path,
-        kind: str,
-        settings: Mapping[str, Any],
-        inputs: Mapping[str, Any],
+        place: Place,
+        identity: dict[str, Any],
         command: Sequence[str] | None,
+        exclusive: bool,
+        peers: Peers,
     ):
-        self.out = out.resolve()
-        self._work = _work_place(self.out)
-        self.directory = self._work / "files"
+        self.out: AnyPath = place.out
+        self.directory: AnyPath = place.work / "files"
         self.complete = False
         self.resumed: tuple[str, ...] = ()
-        self._identity = {
-            "kind": kind,
-            "schema": SCHEMA,
-            "bridgex_jax": collect_versions().get("bridgex_jax", "unknown"),
-            "settings": plain(settings),
-            "inputs": plain(inputs),
-        }
+        self.notice: str | None = None
+        self._place = place
+        self._identity = identity
         self._command = list(sys.argv if command is None else command)
+        self._exclusive = exclusive
+        self._team = Team(peers, place.out.name)
         self._facts: dict[str, Any] = {}
+        self._corrupt: CorruptRun | None = None
+        self._redone: str | None = None
         self._timings: dict[str, float] = {}
         self._whole_parts: set[str] = set()
-        self._lock: int | None = None
+        self._work: Workplace | None = None  # the leader's
+        self._scratch: Path | None = None  # a follower's
         self._made_parents: list[Path] = []
 
     @property
     def identity(self) -> str:
         """Hash of kind, package version, settings and inputs."""
-        return hashlib.sha256(json_bytes(self._identity)).hexdigest()
-
-    @property
-    def notice(self) -> str | None:
-        """One line for the user when an earlier run was found: complete, or resumed."""
-        if self.complete:
-            return f"{self.out} already holds this run, complete"
-        if self.resumed:
-            return f"resuming a run that was stopped: {len(self.resumed)} parts are already there"
-        return None
+        return identity_hash(self._identity)
 
     # Entering and leaving ----------------------------------------------------------------------
 
     def __enter__(self) -> RunDirectory:
-        if self._is_already_complete():
-            self._sweep()
-            return self
-        with disk_errors(self.out):
-            self._made_parents = _make_directories(self._work.parent)
-            self._lock = _lock(self._work, self.out)
         try:
-            # Again: the process that held the lock a moment ago may have finished this run.
-            if self._is_already_complete():
-                self._abandon()
-                return self
-            with disk_errors(self.out):
-                self._claim()
+            state = json.loads(self._team.do("begins", self._begin))
+            if not self._team.is_leader:
+                self._follow(state)
         except BaseException:
             self._abandon()
             raise
@@ -149,128 +144,213 @@ class RunDirectory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._lock is None:
+        if not self._is_open():
             return
         try:
-            with disk_errors(self.out, kept=self._kept()):
-                if error is None:
-                    self._finish()
-                elif isinstance(error, OSError) and error.errno in NO_SPACE:
-                    raise error
+            if error is None:
+                state = json.loads(self._team.do("ends", self._end))
+                self.complete, self.directory = True, self.out
+                self.notice = state["notice"] or self.notice
+            else:
+                with self._disk_errors():
+                    if isinstance(error, OSError) and self._is_the_disk(error):
+                        raise error
+        except BaseException as failure:
+            self._team.give_up("ends", failure)
+            raise
+        else:
+            if error is not None:
+                self._team.give_up("ends", error)
         finally:
             self._abandon()
 
+    def _begin(self) -> bytes:
+        """Looks at what is there and takes the hidden directory; the state for the followers."""
+        if self._is_already_complete():
+            self.notice = f"{self.out} already holds this run, complete"
+            sweep(self._place.work)
+            return self._state()
+        with self._disk_errors():
+            self._made_parents = _make_directories(self._place.work.parent)
+            if self._exclusive:
+                self._work = hold_alone(self._place.work, self.out)
+            else:
+                self._work = hold_own(self._place.work, self._identity)
+        # Again: the process that held the lock a moment ago may have finished this run.
+        if self._is_already_complete():
+            self.notice = f"{self.out} already holds this run, complete"
+            self._abandon()
+            return self._state()
+        self._claim(self._work)
+        return self._state()
+
     def _is_already_complete(self) -> bool:
-        if not self.out.exists():
-            return False
-        if not self.out.is_dir():
-            raise InputError(
-                "is a file, not a directory", file=self.out, remedy="choose another --out"
-            )
-        with disk_errors(self.out):
-            names = {path.name for path in self.out.iterdir()} - {self._work.name, "lost+found"}
-        if MANIFEST not in names:
-            if names:
+        """Whether `out` holds this run. InputError where it holds anything else."""
+        self._corrupt = None
+        try:
+            manifest = self._place.look()
+            if manifest is None:
+                return False
+            if manifest["identity"] != self.identity:
                 raise InputError(
-                    "is not empty and holds no complete run",
+                    f"already holds another run ({difference(manifest, self._identity)})",
                     file=self.out,
-                    remedy="choose another --out or empty the directory",
+                    remedy="choose another --out or delete the directory",
                 )
+            verify_run(self.out)
+        except CorruptRun as error:
+            if self._exclusive:
+                raise
+            self._corrupt, self._redone = error, f"{error.file}: {error.what}"
             return False
-        manifest = verify_run(self.out)
-        if manifest["identity"] != self.identity:
-            raise InputError(
-                f"already holds another run ({_difference(manifest, self._identity)})",
-                file=self.out,
-                remedy="choose another --out or delete the directory",
-            )
         self.complete = True
         self.directory = self.out
         return True
 
-    def _claim(self) -> None:
-        """Takes the work directory, with the parts of a killed run of the same identity."""
-        owner = self._work / "identity.json"
-        if owner.is_file():
-            there = read_json(owner)
-            if there != self._identity and self._part_names():
+    def _claim(self, work: Workplace) -> None:
+        """Takes the hidden directory, with the parts of a killed run of the same identity."""
+        with self._disk_errors():
+            there = work.owner()
+            if there not in (None, self._identity) and work.parts.names():
                 raise InputError(
-                    f"holds a run that was stopped ({_difference(there, self._identity)})",
-                    file=self._work,
+                    f"holds a run that was stopped ({difference(there, self._identity)})",
+                    file=work.path,
                     remedy="run its command to finish it, delete it, or choose another --out",
                 )
-        write_json(owner, self._identity)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir()
-        parts = self._work / "parts"
-        parts.mkdir(exist_ok=True)
-        for torn in parts.glob(".*.tmp"):
-            torn.unlink()
-        self.resumed = tuple(name for name in self._part_names() if self.has_part(name))
+            self.resumed = tuple(work.prepare(self._identity))
+        self._place.announce()
+        self.directory = work.files
+        self._whole_parts = set(self.resumed)
+        if self.resumed:
+            self.notice = (
+                f"resuming a run that was stopped: {len(self.resumed)} parts are already there"
+            )
+        elif self._redone:
+            self.notice = f"making the run again: {self._redone}"
 
-    def _finish(self) -> None:
-        names = sorted(
-            path.relative_to(self.directory).as_posix()
-            for path in self.directory.rglob("*")
-            if path.is_file()
+    def _state(self) -> bytes:
+        state = {"complete": self.complete, "resumed": self.resumed, "notice": self.notice}
+        return json_bytes(state | {"identity": self._identity})
+
+    def _follow(self, state: Mapping[str, Any]) -> None:
+        """Takes the leader's branches; what this process writes goes into a directory of no use."""
+        if state["identity"] != self._identity:
+            raise InputError(
+                "this process has other settings or inputs than the first "
+                f"({difference(state['identity'], self._identity)})",
+                file=self.out,
+                remedy="give all processes the same command and the same files",
+            )
+        self.complete, self.notice = state["complete"], state["notice"]
+        self.resumed = tuple(state["resumed"])
+        self._whole_parts = set(self.resumed)
+        if self.complete:
+            self.directory = self.out
+        else:
+            self._scratch = Path(tempfile.mkdtemp(prefix="bridgex-"))
+            self.directory = self._scratch
+
+    def _end(self) -> bytes:
+        with self._disk_errors():
+            work = self._held()
+            names = sorted(
+                path.relative_to(work.files).as_posix()
+                for path in work.files.rglob("*")
+                if path.is_file()
+            )
+            for name in names:
+                sync_file(work.files / name)
+            published = self._publish(work.files, names)
+        notice = None if published else f"{self.out}: another process made this run first"
+        self.complete, self.directory = True, self.out
+        return json_bytes({"notice": notice})
+
+    def _publish(self, files: Path, names: Sequence[str]) -> bool:
+        """Puts the run in its place; False where another process has done so meanwhile."""
+        for _ in range(_ATTEMPTS):
+            manifest = self.facts() | {"files": list_files(files, names)}
+            write_json(files / MANIFEST, manifest)
+            try:
+                self._place.publish(files, names)
+                return True
+            except Taken:
+                if self._is_already_complete():
+                    return False
+                if self._corrupt is not None:
+                    self._redone = f"{self._redone} ({self._place.set_aside(self._corrupt)})"
+        raise InputError(
+            "is being changed by other processes", file=self.out, remedy="run the command again"
         )
-        for name in names:
-            sync_file(self.directory / name)
-        manifest = self.facts() | {"files": list_files(self.directory, names)}
-        write_json(self.directory / MANIFEST, manifest)
-        _publish(self.directory, self.out, names)
-        self.complete = True
-        self.directory = self.out
 
     def _abandon(self) -> None:
         """Leaves nothing behind but the parts of an unfinished run, which a next run can use."""
-        if self._lock is None:
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+        if self._work is None:
             return
-        try:
-            shutil.rmtree(self._work / "files", ignore_errors=True)
-            if self.complete or not self._part_names():
-                shutil.rmtree(self._work, ignore_errors=True)
-            if not self.complete:
-                for parent in reversed(self._made_parents):
-                    with suppress(OSError):  # not empty
-                        parent.rmdir()
-        finally:
-            self._release()
+        work, self._work = self._work, None
+        work.leave(keep_parts=not self.complete)
+        if self.complete:
+            sweep(self._place.work)
+            return
+        self._place.retract()
+        for parent in reversed(self._made_parents):
+            with suppress(OSError):  # not empty
+                parent.rmdir()
 
-    def _sweep(self) -> None:
-        """Removes the work directory of a complete run that was killed before it could do so."""
-        if self._work.exists():
-            with suppress(InputError, OSError):  # in use, or on a read-only disk: no harm
-                self._lock = _lock(self._work, self.out)
-            self._abandon()
+    def _is_open(self) -> bool:
+        return self._work is not None or self._scratch is not None
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+    def _held(self) -> Workplace:
+        """The leader's hidden directory; InputError when it is no longer this process's."""
+        assert self._work is not None
+        if not self._work.is_intact():
+            raise InputError(
+                "vanished while the run was working",
+                file=self._work.path,
+                remedy="run the command again",
+            )
+        return self._work
 
     def _must_be_open(self) -> None:
-        if self._lock is None:
+        if not self._is_open():
             raise RuntimeError(f"{self.out}: the run is complete or was not entered")
+        if self._work is not None:
+            self._held()
 
-    def _kept(self) -> str:
-        return f"finished parts are kept in {self._work}" if self._part_names() else ""
+    def _disk_errors(self) -> AbstractContextManager[None]:
+        if self._scratch is not None:
+            return disk_errors(self._scratch, remedy="set TMPDIR to another disk")
+        kept = ""
+        if self._work is not None and self._work.parts.names():
+            kept = f"finished parts are kept in {self._work.path}"
+        if is_remote(self.out):
+            return disk_errors(self._place.work.parent, kept, "set XDG_CACHE_HOME to another disk")
+        return disk_errors(self.out, kept)
+
+    def _is_the_disk(self, error: OSError) -> bool:
+        """Whether an error in somebody else's write comes from the disk under the run."""
+        return error.errno in NO_SPACE or (self._work is not None and not self._work.is_intact())
 
     # Files -------------------------------------------------------------------------------------
 
     def path(self, name: str) -> Path:
         """Where to write a result file of this run (`name` may hold folders).
 
-        Here and in all that writes: RuntimeError when the run is complete.
+        Here and in all that writes: RuntimeError when the run is complete, InputError when its
+        hidden directory is gone.
         """
         self._must_be_open()
+        assert not is_remote(self.directory)
         path = self.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Writes one result file."""
-        with disk_errors(self.out, kept=self._kept()):
+        with self._disk_errors():
             write_bytes(self.path(name), data)
 
     def write_text(self, name: str, text: str) -> None:
@@ -281,49 +361,35 @@ class RunDirectory:
         """Writes one JSON result file, with sorted keys and NaN as null."""
         self.write_bytes(name, json_bytes(value))
 
-    # Parts -------------------------------------------------------------------------------------
+    # Parts: a step of all peers together --------------------------------------------------------
 
     def has_part(self, name: str) -> bool:
         """Whether a whole part of that name is there; a damaged one counts as absent."""
-        if name in self._whole_parts:
-            return True
-        path, checksum = self._part_files(name)
-        if not path.is_file() or not checksum.is_file():
-            return False
-        if file_sha256(path) != checksum.read_text(encoding="ascii", errors="replace").strip():
-            return False
-        self._whole_parts.add(name)
-        return True
+        check_name(name)
+        return name in self._whole_parts
 
     def save_part(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps named arrays (no object dtype) so that a killed run need not compute them again."""
+        check_name(name)
         self._must_be_open()
         if any(array.dtype.hasobject for array in arrays.values()):
             raise ValueError(f"part {name}: arrays of Python objects cannot be stored")
-        path, checksum = self._part_files(name)
+
+        def save() -> bytes:
+            with self._disk_errors():
+                self._held().parts.save(name, arrays)
+            return b""
+
         self._whole_parts.discard(name)
-        with disk_errors(self.out, kept=self._kept()):
-            checksum.unlink(missing_ok=True)
-            with new_file(path) as stream:
-                np.savez(stream, **arrays)  # type: ignore[arg-type]
-            write_bytes(checksum, file_sha256(path).encode("ascii"))
+        self._team.do(f"saves {name}", save)
         self._whole_parts.add(name)
 
     def load_part(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a part that `has_part`; KeyError otherwise."""
         if not self.has_part(name):
             raise KeyError(name)
-        try:
-            with np.load(self._part_files(name)[0], allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            # The checksum held at entry, so the disk itself is failing.
-            self._whole_parts.discard(name)
-            raise InputError(
-                f"cannot be read back ({error})",
-                file=self._part_files(name)[0],
-                remedy="delete it and run the command again",
-            ) from error
+        self._must_be_open()
+        return unpack(self._team.do(f"loads {name}", lambda: self._held().parts.read(name)))
 
     def part(
         self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]
@@ -332,17 +398,6 @@ class RunDirectory:
         if not self.has_part(name):
             self.save_part(name, compute())
         return self.load_part(name)
-
-    def _part_files(self, name: str) -> tuple[Path, Path]:
-        if not _PART_NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is no name for a part: letters, digits, '.', '_' and '-' only"
-            )
-        parts = self._work / "parts"
-        return parts / f"{name}.npz", parts / f"{name}.sha256"
-
-    def _part_names(self) -> list[str]:
-        return sorted(path.stem for path in (self._work / "parts").glob("[!.]*.npz"))
 
     # Facts for the manifest --------------------------------------------------------------------
 
@@ -365,6 +420,9 @@ class RunDirectory:
 
     def facts(self) -> dict[str, Any]:
         """The manifest as far as it is known now, without its files."""
+        facts = dict(self._facts)
+        if self._redone is not None:
+            facts["notes"] = {**facts.get("notes", {}), "redone": self._redone}
         return {
             "schema": SCHEMA,
             "kind": self._identity["kind"],
@@ -376,19 +434,8 @@ class RunDirectory:
             "versions": collect_versions(),
             "timings": dict(self._timings),
             "resumed_parts": list(self.resumed),
-            **self._facts,
+            **facts,
         }
-
-
-def _work_place(out: Path) -> Path:
-    """`.NAME.partial` beside `out`; inside it where nothing can be renamed onto `out`.
-
-    A directory that is a mount point (a container's volume) or whose parent is read-only can only
-    be filled file by file.
-    """
-    if os.path.ismount(out) or (out.is_dir() and not os.access(out.parent, os.W_OK)):
-        return out / ".partial"
-    return out.parent / f".{out.name}.partial"
 
 
 def _make_directories(path: Path) -> list[Path]:
@@ -396,86 +443,3 @@ def _make_directories(path: Path) -> list[Path]:
     missing = [parent for parent in (path, *path.parents) if not parent.exists()][::-1]
     path.mkdir(parents=True, exist_ok=True)
     return missing
-
-
-def _lock(work: Path, out: Path) -> int:
-    """Makes the work directory and holds it for this process; InputError when another one does."""
-    while True:
-        try:
-            work.mkdir(parents=True, exist_ok=True)
-            lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            continue  # The owner finished and removed the directory between the two lines.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise InputError(
-                "is being written by another process",
-                file=out,
-                remedy="wait for it to end or choose another --out",
-            ) from error
-        except OSError as error:
-            # A file system without locks: two writers are then kept apart by the user alone.
-            if error.errno not in _NO_LOCKS:
-                os.close(lock)
-                raise
-            return lock
-        if _is_still_there(lock, work / "lock"):
-            return lock
-        os.close(lock)
-
-
-def _is_still_there(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _publish(files: Path, out: Path, names: Sequence[str]) -> None:
-    """Puts finished files in their place: one rename, or file by file with the manifest last."""
-    if not files.is_relative_to(out):
-        try:
-            os.rename(files, out)
-            sync_directory(out.parent)
-            return
-        except OSError as error:
-            # Buckets mounted as file systems cannot rename directories.
-            if error.errno in NO_SPACE or error.errno == errno.ENOTEMPTY:
-                raise
-    out.mkdir(exist_ok=True)
-    for name in (*names, MANIFEST):
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(files / name, out / name)
-    sync_directory(out)
-
-
-def _difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What two identities differ in, in a few words."""
-    if there.get("kind") != here["kind"]:
-        return f"of kind {there.get('kind')}, not {here['kind']}"
-    found = []
-    for group in ("settings", "inputs"):
-        old, new = _flatten(there.get(group, {})), _flatten(here[group])
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                found.append(f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} here")
-    if not found:
-        return "made by another version of bridgex_jax"
-    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flatten(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else text[:21] + "…"

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from bridgex_jax.errors import InputError
 from bridgex_jax.store.files import read_json, write_bytes, write_json
+from bridgex_jax.store.paths import AnyPath, read_bytes
 
 SPECTRUM_SCHEMA = pa.schema(
     [
@@ -122,7 +123,7 @@ def write_spectrum(path: Path, spectra: Iterable[PairSpectrum]) -> None:
     _write(path, SPECTRUM_SCHEMA, rows)
 
 
-def read_spectrum(path: Path) -> tuple[PairSpectrum, ...]:
+def read_spectrum(path: AnyPath) -> tuple[PairSpectrum, ...]:
     """Reads `spectrum.parquet`, pairs and bridges in the order of the file.
 
     Raises InputError when the file is no such table or a pair lacks rows.
@@ -136,7 +137,7 @@ def read_spectrum(path: Path) -> tuple[PairSpectrum, ...]:
 
 
 def _pair_spectrum(
-    path: Path, source: str, target: str, bridges: Mapping[str, list[tuple[Any, ...]]]
+    path: AnyPath, source: str, target: str, bridges: Mapping[str, list[tuple[Any, ...]]]
 ) -> PairSpectrum:
     layers = range(len(next(iter(bridges.values()))))
     columns = [
@@ -170,7 +171,7 @@ def write_overlap(path: Path, matrix: OverlapMatrix) -> None:
     _write(path, OVERLAP_SCHEMA, rows)
 
 
-def read_overlap(path: Path) -> OverlapMatrix:
+def read_overlap(path: AnyPath) -> OverlapMatrix:
     """Reads `overlap.parquet`; InputError when it is no square table."""
     rows = _read(path, OVERLAP_SCHEMA)
     languages = tuple(dict.fromkeys(row[0] for row in rows))
@@ -188,7 +189,7 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     _write(path, ANSWER_SCHEMA, [tuple(getattr(a, name) for name in names) for a in answers])
 
 
-def read_answers(path: Path) -> tuple[Answer, ...]:
+def read_answers(path: AnyPath) -> tuple[Answer, ...]:
     """Reads `answers.parquet`."""
     known = {field.name for field in fields(Answer)}
     rows = (dict(zip(ANSWER_SCHEMA.names, row, strict=True)) for row in _read(path, ANSWER_SCHEMA))
@@ -203,7 +204,7 @@ def write_choice(path: Path, choice: Mapping[str, Any]) -> None:
     write_json(path, choice)
 
 
-def read_choice(path: Path) -> dict[str, Any]:
+def read_choice(path: AnyPath) -> dict[str, Any]:
     """Reads `choice.json`."""
     choice = read_json(path)
     if not isinstance(choice, dict):
@@ -224,11 +225,10 @@ def _write(path: Path, schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> No
     write_bytes(path, stream.getvalue())
 
 
-def _read(path: Path, schema: pa.Schema) -> list[tuple[Any, ...]]:
+def _read(path: AnyPath, schema: pa.Schema) -> list[tuple[Any, ...]]:
+    data = read_bytes(path, missing="is missing", remedy="run the command again")
     try:
-        table = pq.read_table(path, columns=schema.names)
-    except FileNotFoundError as error:
-        raise InputError("is missing", file=path, remedy="run the command again") from error
+        table = pq.read_table(pa.BufferReader(data), columns=schema.names)
     except pa.ArrowException as error:
         raise InputError(
             f"is not a Parquet file of this kind ({error})",

@@ -202,14 +202,14 @@ def test_two_writers_of_one_run_are_kept_apart(tmp_path):
 
 
 def test_a_run_that_another_process_finished_meanwhile_is_recognised(tmp_path, monkeypatch):
-    lock = runs._lock
+    hold = runs.hold_alone
 
     def finished_by_another(work, out):
-        monkeypatch.setattr(runs, "_lock", lock)
+        monkeypatch.setattr(runs, "hold_alone", hold)
         finish(tmp_path / "one")
-        return lock(work, out)
+        return hold(work, out)
 
-    monkeypatch.setattr(runs, "_lock", finished_by_another)
+    monkeypatch.setattr(runs, "hold_alone", finished_by_another)
     with begin(tmp_path / "one") as run:
         assert run.complete
     assert [p.name for p in tmp_path.iterdir()] == ["one"]

@@ -1,0 +1,137 @@
+"""Several processes of one command: what they write is one run, and none waits for a dead one."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bridgex_jax.data.corpora import read_corpus
+from bridgex_jax.pipelines.console import Console
+from bridgex_jax.pipelines.count import CountSettings, run_count
+
+# The command line with quicker signs of life, so that the test need not wait.
+BRIDGEX = """
+import sys
+from bridgex_jax import cluster
+cluster._EVERY, cluster._SILENCE = 0.5, 6.0
+from bridgex_jax.cli.main import main
+main()
+"""
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    files = []
+    for code in ("id", "en"):
+        file = tmp_path / f"{code}.txt"
+        file.write_text("".join(f"{code} {n} dan {n + 1}\n" for n in range(4000)))
+        files.append(f"{code}={file}")
+    return files
+
+
+def start(n, *arguments):
+    """The same command in n processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = "--xla_force_host_platform_device_count=2"
+    together = ("--distributed", "--coordinator", address, "--num-processes", str(n))
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                BRIDGEX,
+                *map(str, arguments),
+                *together,
+                "--process-id",
+                str(i),
+            ],
+            env=os.environ | {"XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(n)
+    ]
+
+
+def finish(processes):
+    """(status, standard output, standard error) of each; Gloo's own notices are left out."""
+    found = []
+    for process in processes:
+        with process:
+            out, err = process.communicate(timeout=240)
+        out = "".join(line for line in out.splitlines(True) if not line.startswith("[Gloo]"))
+        found.append((process.returncode, out, err))
+    return found
+
+
+def test_two_processes_write_one_run_with_the_counts_of_one(tmp_path, tiny_model, corpora):
+    options = ("count", tiny_model.source.path, "--corpus", *corpora, "--mesh", "data=2,tensor=2")
+    out = tmp_path / "together"
+    leader, follower = finish(start(2, *options, "--out", out))
+    assert (leader[0], follower[0]) == (0, 0), leader[2][-2000:] + follower[2][-2000:]
+    assert leader[1] == f"{out}\n"
+    assert follower[1] == ""
+    texts = {code: read_corpus(file, code) for code, file in (c.split("=") for c in corpora)}
+    alone = run_count(tiny_model, texts, CountSettings(), tmp_path / "alone", Console(quiet=True))
+    for code in texts:
+        ours, theirs = (load_file(d / "counts" / f"{code}.safetensors") for d in (out, alone))
+        assert np.abs(ours["halves"] - theirs["halves"]).sum() <= 8  # flips within rounding of 0
+        np.testing.assert_allclose(ours["sums"], theirs["sums"], rtol=1e-5, atol=1e-3)
+
+
+def test_a_process_that_dies_ends_the_others_with_its_rank(tmp_path, tiny_model, corpora):
+    out = tmp_path / "run"
+    both = start(2, "count", tiny_model.source.path, "--corpus", *corpora, "--out", out)
+    work = tmp_path / ".run.partial"
+    while not work.exists() and all(process.poll() is None for process in both):
+        time.sleep(0.05)
+    both[1].kill()
+    (status, printed, err), _ = finish(both)
+    assert status == 3
+    last = [line for line in err.splitlines() if line.startswith("bridgex: error")][-1]
+    assert "process 1 on " in last
+    assert "no sign of life" in last
+    assert printed == ""
+    assert not out.exists()
+
+
+def test_bad_input_ends_all_processes_at_once(tmp_path, tiny_model, corpora):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "other.txt").write_text("mine")
+    both = start(2, "count", tiny_model.source.path, "--corpus", *corpora, "--out", out)
+    for status, printed, err in finish(both):
+        assert status in (2, 3)
+        assert printed == ""
+        assert "is not empty and holds no complete run" in err
+        assert len([line for line in err.splitlines() if "bridgex: error" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--distributed",), "cannot join the other processes"),
+        (("--process-id", "1"), "--distributed is missing"),
+    ],
+)
+def test_what_a_cluster_needs_is_said_in_one_line(
+    tmp_path, tiny_model, corpora, options, complaint
+):
+    arguments = ["count", tiny_model.source.path, "--corpus", *corpora, "--out", tmp_path / "run"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bridgex_jax.cli", *map(str, arguments), *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
