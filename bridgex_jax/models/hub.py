@@ -1,46 +1,50 @@
-"""From what the user writes, a directory or a Hugging Face hub id, to a local directory.
+"""From what the user writes, a directory or a Hugging Face hub id, to where the model lies.
 
 A directory wins, then the hub's cache, then a download through huggingface_hub of safetensors,
-configuration and tokenizer files only: neither pickles nor code come along.
+configuration and tokenizer files only: neither pickles nor code come along. Of a directory in an
+object store the small files are copied; the weights stay there until they are read.
 """
 
 import contextlib
 import functools
+import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bridgex_jax.errors import InputError
-from bridgex_jax.models.weights import model_files, model_hash
+from bridgex_jax.models.weights import TOKENIZER_FILES, model_files, model_hash
+from bridgex_jax.store.files import disk_errors, write_bytes
+from bridgex_jax.store.paths import as_path, cache_directory, files_below, read_bytes
 
-FILES = [
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*.safetensors",
-    "tokenizer*.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-]
+SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+FILES = [*SMALL_FILES, "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model lies: its directory; its hub id and the commit, if it is from the hub."""
+    """Where a model lies: its directory; its hub id and the commit, if it is from the hub.
+
+    copy: local directory of its configuration and tokenizer, where `path` is remote. sha256: its
+    hash, where another process has computed it.
+    """
 
     path: str
     id: str | None = None
     revision: str | None = None
+    copy: str | None = None
+    sha256: str | None = None
+
+    @property
+    def small_files(self) -> Path:
+        """Where configuration and tokenizer lie."""
+        return Path(self.copy or self.path)
 
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of configuration, tokenizer and weights (`model_hash`), when first asked for."""
-        return model_hash(self.path)
+        return self.sha256 or model_hash(self.path)
 
 
 def find_model(
@@ -53,6 +57,8 @@ def find_model(
     unknown revision, and a hub that cannot be reached.
     """
     name = str(path_or_hub_id)
+    if "://" in name:
+        return _remote(name, revision)
     directory = Path(name).expanduser()
     if directory.is_dir():
         if revision is not None:
@@ -66,6 +72,26 @@ def find_model(
         raise InputError("no such directory", file=name, remedy=remedy)
     snapshot = _cached(name, revision) or _download(name, revision, quiet)
     return ModelSource(str(snapshot), name, snapshot.name)
+
+
+def _remote(name: str, revision: str | None) -> ModelSource:
+    """A model in an object store, its small files copied anew into the user's cache."""
+    place = as_path(name)
+    if revision is not None:
+        remedy = "leave --revision out for a directory"
+        raise InputError(f"revision {revision!r} of a directory", file=name, remedy=remedy)
+    found = files_below(place)
+    if found is None:
+        raise InputError("no such directory", file=name, remedy="check the bucket and the path")
+    copy = cache_directory() / "models" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    small = [file for file in found if file in SMALL_FILES]
+    with disk_errors(copy, remedy="set XDG_CACHE_HOME to another disk"):
+        copy.mkdir(parents=True, exist_ok=True)
+        for file in SMALL_FILES:
+            (copy / file).unlink(missing_ok=True)
+        for file in small:
+            write_bytes(copy / file, read_bytes(place / file))
+    return ModelSource(name, copy=str(copy))
 
 
 def _cached(hub_id: str, revision: str | None) -> Path | None:

@@ -34,6 +34,15 @@ from bridgex_jax import runtime
 from bridgex_jax.errors import InputError
 from bridgex_jax.models.config import DecoderConfig
 from bridgex_jax.models.sharding import KERNEL_ROLES, Layout
+from bridgex_jax.store.paths import (
+    AnyPath,
+    as_path,
+    file_size,
+    files_below,
+    is_file,
+    open_binary,
+    read_bytes,
+)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES: dict[str, np.dtype] = {
@@ -43,7 +52,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 _FILE_DTYPES = dict(zip(("F32", "F16", "BF16"), DTYPES.values(), strict=True))
 _AT_ONCE = 256 << 20  # bytes of tensors that are read together; a larger tensor comes alone
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What decides which tokens a text has: part of a model's identity.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
                    "merges.txt", "special_tokens_map.json", "added_tokens.json")  # fmt: skip
@@ -150,7 +159,7 @@ def weight_table(config: DecoderConfig) -> tuple[Leaf, ...]:
 
 
 def read_weights(
-    directory: str | Path,
+    directory: str | AnyPath,
     config: DecoderConfig,
     *,
     dtype: str = "float32",
@@ -166,7 +175,7 @@ def read_weights(
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}", remedy=f"use one of {', '.join(DTYPES)}")
-    directory, table = Path(directory), weight_table(config)
+    directory, table = as_path(directory), weight_table(config)
     tensors = _list_tensors(directory)
     _check_tensors(directory, config, table, tensors, layout)
     places = {
@@ -276,19 +285,19 @@ def save_model(
         raise InputError(what, file=directory, remedy=remedy) from error
 
 
-def model_files(directory: str | Path) -> list[Path]:
+def model_files(directory: str | AnyPath) -> list[AnyPath]:
     """The weight files of a Hugging Face directory, in order; raises InputError if any is missing.
 
     A single model.safetensors goes before an index of shards, as in transformers.
     """
-    directory = Path(directory)
-    if (directory / SINGLE).is_file():
+    directory = as_path(directory)
+    if is_file(directory / SINGLE):
         return [directory / SINGLE]
     index = directory / INDEX
-    if not index.is_file():
+    if not is_file(index):
         raise _no_weights(directory)
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        names = set(json.loads(read_bytes(index))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         _refuse_pointer(index)
         what = "is not an index of safetensors shards"
@@ -297,27 +306,28 @@ def model_files(directory: str | Path) -> list[Path]:
         if Path(name).name != name or not name.endswith(".safetensors"):
             what = f"names {name!r}, which is not a safetensors file of this directory"
             raise InputError(what, file=index, remedy="use a repository with safetensors weights")
-    missing = sorted(name for name in names if not (directory / name).is_file())
+    missing = sorted(name for name in names if not is_file(directory / name))
     if missing:
         what = f"{len(missing)} of {len(names)} shards missing: {_some(missing)}"
         raise InputError(what, file=index, remedy="download the missing files")
     return [directory / name for name in sorted(names)]
 
 
-def model_hash(directory: str | Path) -> str:
+def model_hash(directory: str | AnyPath) -> str:
     """SHA-256, in hex, over config.json, the tokenizer's files and the weights, in this order."""
     digest = hashlib.sha256()
-    directory = Path(directory)
-    tokenizer = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    directory = as_path(directory)
+    tokenizer = [directory / name for name in TOKENIZER_FILES if is_file(directory / name)]
     for file in [directory / "config.json", *tokenizer, *model_files(directory)]:
-        with file.open("rb") as stream:
+        with open_binary(file) as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
 
 
-def _no_weights(directory: Path) -> InputError:
-    pickles = sorted(file.name for pattern in _PICKLES for file in directory.glob(pattern))
+def _no_weights(directory: AnyPath) -> InputError:
+    names = files_below(directory) or ()
+    pickles = sorted(name for name in names if "/" not in name and name.endswith(_PICKLES))
     if not pickles:
         remedy = f"point to a directory in Hugging Face format ({SINGLE} or {INDEX})"
         return InputError("no safetensors weights", file=directory, remedy=remedy)
@@ -330,14 +340,14 @@ def _no_weights(directory: Path) -> InputError:
 class _Stored:
     """Where a tensor lies and what it is; `offset` from the beginning of the tensors' bytes."""
 
-    file: Path
+    file: AnyPath
     shape: tuple[int, ...]
     dtype: str
     offset: int
     n_bytes: int
 
 
-def _list_tensors(directory: Path) -> dict[str, _Stored]:
+def _list_tensors(directory: AnyPath) -> dict[str, _Stored]:
     """Every tensor of the directory, from the headers alone."""
     tensors: dict[str, _Stored] = {}
     twice = []
@@ -351,11 +361,11 @@ def _list_tensors(directory: Path) -> dict[str, _Stored]:
     return tensors
 
 
-def _read_header(file: Path) -> dict[str, _Stored]:
+def _read_header(file: AnyPath) -> dict[str, _Stored]:
     """The tensors of one file: 8 bytes of length, then JSON, then the tensors' bytes."""
     _refuse_pointer(file)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    size = file_size(file)
+    with open_binary(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = stream.read(length) if length <= min(size, _LARGEST_HEADER) else b""
     again = "download it again"
@@ -378,20 +388,20 @@ def _read_header(file: Path) -> dict[str, _Stored]:
     return found
 
 
-def _truncated(file: Path, expected: int, size: int) -> InputError:
+def _truncated(file: AnyPath, expected: int, size: int) -> InputError:
     what = f"is truncated: its header promises {expected:,} bytes, the file has {size:,}"
     return InputError(what, file=file, remedy="download it again")
 
 
-def _refuse_pointer(file: Path) -> None:
-    with file.open("rb") as stream:
+def _refuse_pointer(file: AnyPath) -> None:
+    with open_binary(file) as stream:
         if stream.read(40).startswith(b"version https://git-lfs"):
             what = "is a git-LFS pointer, not the file"
             raise InputError(what, file=file, line=1, remedy="run `git lfs pull`")
 
 
 def _check_tensors(
-    directory: Path,
+    directory: AnyPath,
     config: DecoderConfig,
     table: tuple[Leaf, ...],
     tensors: Mapping[str, _Stored],

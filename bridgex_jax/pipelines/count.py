@@ -6,7 +6,9 @@ Axes: L F (axes.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -63,32 +65,61 @@ def count_languages(
             f"rows of {length} tokens are longer than the model's context of {context}",
             remedy=f"give --row-length {context} or less",
         )
-    rows = {code: pack(model, corpus, length) for code, corpus in corpora.items()}
-    budget = min(len(packed) for packed in rows.values())
-    if settings.tokens is not None:
-        budget = min(budget, max(2, settings.tokens // length))
-    n_tokens = budget * sum(next(iter(rows.values()))[0].scope)
+    batch = settings.batch_size or max(1, runtime.tokens_a_batch(mesh) // length)
+
+    def count(packed: list[Encoded]) -> Arrays:
+        halves = (bucketed(packed[half::2], batch) for half in (0, 1))
+        return _as_arrays([count_activations(model, b, mesh, progress=progress) for b in halves])
+
+    with _packed(model, corpora, length) as (order, rows):
+        budget = len(rows[order[0]].result())
+        if settings.tokens is not None:
+            budget = min(budget, max(2, settings.tokens // length))
+        found: dict[str, Arrays] = {}
+        with console.progress("counting", budget * len(order), "rows") as progress:
+            # Which corpus is the smallest is certain when all are packed: those before it, rarely
+            # any, are then counted again.
+            while len(found) < len(order):
+                for code in order:
+                    _raise_early(rows.values())
+                    packed = rows[code].result()
+                    if len(packed) < budget:
+                        budget = len(packed)
+                        found.clear()
+                    if code not in found:
+                        work = partial(count, packed[:budget])
+                        found[code] = part(f"count-{code}-{budget}", work)
+        n_tokens = budget * sum(rows[order[0]].result()[0].scope)
     if n_tokens < FEW_TOKENS:
         console.warn(
             f"{n_tokens:,} tokens are counted in each language; neuron sets are steady from about "
             f"{FEW_TOKENS:,}"
         )
-    batch = settings.batch_size or max(1, runtime.tokens_a_batch(mesh) // length)
-    with console.progress("counting", budget * len(rows), "rows") as progress:
-
-        def count(packed: list[Encoded]) -> Arrays:
-            halves = [
-                count_activations(
-                    model, bucketed(packed[half:budget:2], batch), mesh, progress=progress
-                )
-                for half in (0, 1)
-            ]
-            return _as_arrays(halves)
-
-        found = {
-            code: part(f"count-{code}", partial(count, packed)) for code, packed in rows.items()
-        }
+    found = {code: found[code] for code in corpora}
     return {code: _language_counts(corpora[code], arrays) for code, arrays in found.items()}
+
+
+@contextmanager
+def _packed(
+    model: Model, corpora: Mapping[str, Corpus], length: int
+) -> Iterator[tuple[list[str], dict[str, Future[list[Encoded]]]]]:
+    """Languages, probably the shortest corpus first, and their rows, made in a thread meanwhile.
+
+    The devices count one language while the next is tokenised.
+    """
+    order = sorted(corpora, key=lambda code: sum(map(len, corpora[code].lines)))
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            yield order, {c: thread.submit(pack, model, corpora[c], length) for c in order}
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def _raise_early(rows: Iterable[Future[list[Encoded]]]) -> None:
+    """What is wrong with any corpus that has been packed meanwhile, before more is counted."""
+    for future in rows:
+        if future.done():
+            future.result()
 
 
 def pack(model: Model, corpus: Corpus, length: int) -> list[Encoded]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from bridgex_jax import runtime
+from bridgex_jax import cluster, runtime
 from bridgex_jax.data.cldr import concepts_digest, read_concepts, sentences
 from bridgex_jax.data.corpora import Corpus, read_corpus
 from bridgex_jax.data.dictionaries import Dictionary, WordPair, find_dictionary
@@ -42,7 +43,12 @@ def read_model(
     """
     place = builtin_directory() if name == BUILTIN else name
     devices = runtime.make_mesh(mesh)
-    return load_model(place, dtype=dtype, revision=revision, mesh=devices, quiet=quiet)
+    model = load_model(place, dtype=dtype, revision=revision, mesh=devices, quiet=quiet)
+    if team := cluster.peers():  # one process alone reads all bytes
+        assert model.source is not None
+        digest = team.share(model.source.hash.encode() if team.is_leader else None).decode()
+        model = replace(model, source=replace(model.source, sha256=digest))
+    return model
 
 
 def model_facts(model: Model) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeGuard
 
 from bridgex_jax.errors import InputError
 
@@ -102,6 +102,35 @@ def read_bytes(
             return file_system(place).cat_file(str(place))
     with _read_errors(place, missing, remedy):
         return place.read_bytes()
+
+
+def is_file(path: AnyPath) -> bool:
+    """Whether there is a file. Raises InputError for a place that cannot be reached."""
+    if is_remote(path):
+        with remote_errors(path, *_NO_BUCKET):
+            return bool(file_system(path).isfile(str(path)))
+    return path.is_file()
+
+
+def file_size(path: AnyPath) -> int:
+    """Bytes of a file that is there."""
+    if is_remote(path):
+        with remote_errors(path):
+            return int(file_system(path).size(str(path)))
+    return path.stat().st_size
+
+
+@contextmanager
+def open_binary(path: AnyPath) -> Iterator[BinaryIO]:
+    """A file for reading from its beginning on; of a remote one only what is read is fetched."""
+    if not is_remote(path):
+        with _read_errors(path), open(path, "rb") as stream:
+            yield stream
+        return
+    with remote_errors(path):
+        stream = file_system(path).open(str(path), "rb")
+    with stream:
+        yield stream
 
 
 def file_sha256(path: AnyPath) -> str:

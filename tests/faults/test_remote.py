@@ -10,13 +10,16 @@ import subprocess
 import sys
 import textwrap
 import urllib.request
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from bridgex_jax.data.corpora import read_corpus
 from bridgex_jax.data.dictionaries import read_dictionary
 from bridgex_jax.errors import InputError
+from bridgex_jax.models.load import load_model
 from bridgex_jax.pipelines.report import run_report
 from bridgex_jax.report.content import PairReport, Report, read_report
 from bridgex_jax.store import paths, places
@@ -469,3 +472,19 @@ def test_a_study_wholly_in_an_object_store_gives_the_local_one_s_answer(
         return [read_bytes(f"{base}/id-he/{name}.parquet") for name in ("spectrum", "overlap")]
 
     assert study(f"{bucket}/study") == study(str(tmp_path))
+
+
+def test_a_model_is_read_from_the_store_without_a_copy_of_its_weights(bucket, tiny_model, tmp_path):
+    for file in Path(tiny_model.source.path).iterdir():
+        put(f"{bucket}/models/tiny/{file.name}", file.read_bytes())
+    model = load_model(f"{bucket}/models/tiny", quiet=True)
+    same = jax.tree.map(np.array_equal, model.params, tiny_model.params)
+    assert all(jax.tree.leaves(same))
+    assert model.source.hash == tiny_model.source.hash
+    assert model.tokenizer("satu")["input_ids"] == tiny_model.tokenizer("satu")["input_ids"]
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    with pytest.raises(InputError, match="no such directory"):
+        load_model(f"{bucket}/models/other", quiet=True)
+    put(f"{bucket}/models/cut/config.json", b"{}")
+    with pytest.raises(InputError, match="model_type"):
+        load_model(f"{bucket}/models/cut", quiet=True)
