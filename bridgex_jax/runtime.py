@@ -103,7 +103,7 @@ def make_mesh(shape: str | None = None, devices: Sequence[jax.Device] | None = N
     return jax.make_mesh(whole, MESH_AXES, kinds, devices=devices)
 
 
-def data_mesh() -> Mesh:
+def one_device() -> Mesh:
     """The default device alone."""
     return make_mesh(devices=jax.local_devices()[:1])
 

@@ -78,10 +78,8 @@ def count_activations(
     Sums are float32 within a batch and compensated across batches.
     """
     shape = (model.config.n_layers, model.config.d_ff)
-    place = runtime.over_neurons(mesh, shape[1])
-    running = _Running(
-        *(jnp.zeros(shape, t, device=place) for t in (jnp.int32, jnp.float32, jnp.float32))
-    )
+    zeros = tuple(np.zeros(shape, kind) for kind in (np.int32, np.float32, np.float32))
+    running = _Running(*runtime.put(zeros, runtime.over_neurons(mesh, shape[1])))
     tokens = 0
     for batch in batches:
         running = _count_step(model, *put_batch(batch, mesh), running, CountPositive(site))

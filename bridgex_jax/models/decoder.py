@@ -237,7 +237,11 @@ def _look_up(
 ) -> Float[Array, "B T D"]:
     if layout is None:
         return jnp.take(table, tokens, axis=0)
-    found = jnp.take(layout.gathered(table, KERNEL_ROLES["embed"]), tokens, axis=0)
+    if layout.splits_tables:  # each device looks up its part of D, for the rows of all
+        found = jnp.take(table, layout.constrain(tokens, "rows", None), axis=0)
+        found = layout.constrain(found, "rows", None, "embed")
+    else:
+        found = jnp.take(table, tokens, axis=0)
     return layout.constrain(found, "batch", None, None)
 
 
@@ -422,10 +426,18 @@ def run_decoder(
     return Output(embeddings, hidden, taps, cache)
 
 
-def unembed(params: PyTree, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+def unembed(
+    params: PyTree, hidden: Float[Array, "B *T D"], layout: Layout | None = None
+) -> Float[Array, "B *T V"]:
     """Logits in float32 from hidden states after the final norm; tied or own output matrix."""
     kernel = params["lm_head"]["kernel"] if "lm_head" in params else params["embed"]["embedding"].T
-    return (hidden @ kernel).astype(jnp.float32)
+    if layout is None or not layout.splits_tables:
+        return (hidden @ kernel).astype(jnp.float32)
+    between = (None,) * (hidden.ndim - 2)
+    hidden = layout.constrain(hidden, "rows", *between, "embed")
+    logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)  # summed over devices
+    logits = layout.constrain(logits, "rows", *between, "vocab")
+    return layout.constrain(logits, "batch", *between, None)
 
 
 def init_params(config: DecoderConfig, key: Array, dtype: jnp.dtype = jnp.float32) -> PyTree:

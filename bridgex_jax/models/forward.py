@@ -50,4 +50,4 @@ def _forward(model: Model, tokens: Array, mask: Array, taps: tuple[str, ...], un
     )
     whole = {"embeddings": output.embeddings, "final_norm": output.hidden}
     values = {site: whole[site] if site in whole else output.taps[site] for site in taps}
-    return unembed(model.params, output.hidden), values
+    return unembed(model.params, output.hidden, model.layout), values

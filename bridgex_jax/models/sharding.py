@@ -34,6 +34,11 @@ ACTIVATION_AXES = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "neuron": "tensor",
+    "vocab": "tensor",
+    # Beside the two large tables, which are never gathered: rows stay whole along `fsdp`, and the
+    # hidden states are split there instead.
+    "rows": ("data",),
+    "embed": "fsdp",
 }
 # Roles that are copied to every device where their size does not divide: models have few key heads,
 # and vocabularies of any size.
@@ -79,11 +84,16 @@ class Layout:
 
     def gathered(self, kernel: Array, roles: tuple[str, ...]) -> Array:
         """A parameter as the products need it: whole along `fsdp`, still split along `tensor`."""
-        if self.mesh.shape.get("fsdp", 1) == 1:
+        if not self.splits_tables:
             return kernel
         axes = (None if role == "embed" else PARAMETER_AXES.get(role) for role in roles)
         spec = self._spec(axes, kernel.shape)
         return jax.lax.with_sharding_constraint(kernel, NamedSharding(self.mesh, spec))
+
+    @property
+    def splits_tables(self) -> bool:
+        """Whether embedding and output matrix are split along the hidden size."""
+        return self.mesh.shape.get("fsdp", 1) > 1
 
     def _spec(self, axes, shape: tuple[int, ...]) -> PartitionSpec:
         """Mesh axes that exist and divide; the others copy."""
