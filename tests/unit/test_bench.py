@@ -15,7 +15,7 @@ from bridgex_jax.models.decoder import init_params
 from bridgex_jax.models.load import Model
 from bridgex_jax.pipelines import bench as all_bench
 from bridgex_jax.pipelines import bench_capture as bench
-from bridgex_jax.pipelines import bench_hsic, bench_rows
+from bridgex_jax.pipelines import bench_hsic, bench_memory, bench_rows, bench_torch
 from bridgex_jax.pipelines.console import Console
 
 SMALL = replace(
@@ -39,12 +39,14 @@ def test_prompts_of_the_benchmark_begin_alike_and_count_from_the_word_on(job):
     assert first == 1 + -(-len(prompt.text[: prompt.start].encode()) // 2)
 
 
-def test_torch_with_hooks_gives_our_values_one_at_a_time_and_batched(job):
-    pytest.importorskip("torch")
+@pytest.mark.parametrize("tool", bench.TORCH, ids=lambda tool: tool.name)
+def test_what_torch_reads_is_what_we_read_one_at_a_time_and_batched(job, tool):
+    if not tool.is_installed():
+        pytest.skip(f"{tool.name} is not installed")
     model = Model(SMALL, init_params(SMALL, jax.random.key(0)))
-    torch = bench.TorchWithHooks(model, job.neurons)
+    torch = tool(model, job.neurons)
     one = torch.one_at_a_time(job.encoded)
-    ours = probe_prompts(model, job.encoded, job.neurons, runtime.data_mesh())
+    ours = probe_prompts(model, job.encoded, job.neurons, runtime.one_device())
     batches = list(bucketed(job.encoded, 4))
     for other in (torch.batched(batches, 12), torch.batched(batches, 12, vocabulary=False), ours):
         for a, b in zip(one, other, strict=True):
@@ -56,24 +58,26 @@ def test_capture_rows_are_ratios_of_the_same_round(monkeypatch):
     monkeypatch.setattr(bench, "_matrix_product", lambda: None)
     rows = bench.bench_capture(2, Console(quiet=True), SMALL, 12)
     with_target = [row for row in rows if row["target"]]
-    assert [row["target"] for row in with_target] == [5, 2, 7]
+    assert [row["target"] for row in with_target] == [0.85, 5, 2.2, 7]
     assert all(row["ratio"] > 0 for row in with_target)
     assert json.loads(json.dumps(rows)) == rows
     assert bench.median_ratio([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == 3.0
 
 
 def test_without_torch_the_rows_say_so(monkeypatch):
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench_torch.importlib.util, "find_spec", lambda name: None)
     rows = bench.bench_capture(1, Console(quiet=True), SMALL, 6)
-    against = [row for row in rows if row["target"]]
-    assert all(row["ratio"] is None and "torch is not installed" in row["note"] for row in against)
+    against = [row for row in rows if " : " in row["what"] and "the peak" not in row["what"]]
+    assert len(against) == 10 and all(row["ratio"] is None for row in against)
+    for tool in bench.TORCH:
+        assert any(f"{tool.name} is not installed" in row["note"] for row in against)
 
 
 def test_a_step_needs_parameters_one_batch_and_the_chosen_values(monkeypatch):
     wide = replace(bench.LLAMA_125M, n_layers=3)
-    row = bench._step_memory("three layers", wide, 256, 150)
+    row = bench_memory._step_memory("three layers", wide, 256, 150)
     assert row["ratio"] > 0.95
-    more = bench._step_memory("three layers", wide, 1256, 150)
+    more = bench_memory._step_memory("three layers", wide, 1256, 150)
     assert more["ours"] - row["ours"] == pytest.approx(4 * 3 * 150 * 1000 / 1e6)
 
 
