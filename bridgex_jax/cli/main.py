@@ -8,11 +8,21 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from bridgex_jax.cli import bench, count, demo, evaluate, report, select
+from bridgex_jax.cli import (
+    bench,
+    capture,
+    count,
+    demo,
+    evaluate,
+    plan,
+    report,
+    select,
+    sweep,
+)
 from bridgex_jax.cli.options import BAD_INPUT, Parser, complain
 from bridgex_jax.errors import InputError
 
-VERBS = (demo, count, select, evaluate, report, bench)
+VERBS = (demo, count, select, evaluate, sweep, capture, plan, report, bench)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -105,9 +106,11 @@ def _packed(
 ) -> Iterator[tuple[list[str], dict[str, Future[list[Encoded]]]]]:
     """Languages, probably the shortest corpus first, and their rows, made in a thread meanwhile.
 
-    The devices count one language while the next is tokenised.
+    The devices count one language while the next is tokenised. The others keep the given order,
+    so that the processes of a sweep can begin at different ones.
     """
-    order = sorted(corpora, key=lambda code: sum(map(len, corpora[code].lines)))
+    shortest = min(corpora, key=lambda code: sum(map(len, corpora[code].lines)))
+    order = [shortest, *(code for code in corpora if code != shortest)]
     with ThreadPoolExecutor(1) as thread:
         try:
             yield order, {c: thread.submit(pack, model, corpora[c], length) for c in order}
@@ -172,6 +175,7 @@ def run_count(
     assert model.source is not None
     inputs = {
         "model": model.source.hash,
+        "dtype": str(jax.tree.leaves(model.params)[0].dtype),
         "corpora": {code: corpus.sha256 for code, corpus in corpora.items()},
     }
     opened = open_run(

@@ -1,0 +1,1 @@
+"""`bridgex sweep`: models × pairs × settings, as units that nothing computes twice."""
