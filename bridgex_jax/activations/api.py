@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from bridgex_jax import runtime
 from bridgex_jax.activations.run import probe_prompts
 from bridgex_jax.data.batching import Scope, encode_prompts
 from bridgex_jax.data.prompts import Prompt
@@ -46,5 +45,5 @@ def capture(
         raise ValueError(f"neurons of {len(neurons)} layers, the model has {model.config.n_layers}")
     whole = [p if isinstance(p, Prompt) else Prompt(p, 0, len(p)) for p in prompts]
     encoded = encode_prompts(model.tokenizer, whole, scope)
-    mesh = mesh or runtime.data_mesh()
+    mesh = mesh or model.mesh
     return probe_prompts(model, encoded, neurons, mesh, batch_size=batch_size, site=site)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int
 from bridgex_jax.data.batching import Encoded, bucket_length
 
 ROW_LENGTH = 128  # longer rows repeat the beginning less often, but their attention costs more
-PROMPTS_PER_ROW = 32
+PROMPTS_PER_ROW = 64  # MUSE has three translations a word, and words of one token
 _OPEN_ROWS = 8  # rows that may still be filled up
 
 
@@ -106,16 +106,33 @@ def tree_batches(
     longest = bucket_length(max((len(item.ids) for item in encoded), default=1))
     row_length = max(ROW_LENGTH, 2 * longest)
     rows = pack(encoded, row_length)
-    at_most = max(1, batch_size * longest // row_length)
-    n_batches = -(-len(rows) // at_most)
-    size = -(-len(rows) // max(1, n_batches * n_devices)) * n_devices
-    for start in range(0, len(rows), max(1, size)):
-        yield _fill(encoded, rows[start : start + size], size, row_length)
+    size = rows_a_batch([len(rows)], max(1, batch_size * longest // row_length), n_devices)
+    for start in range(0, len(rows), size):
+        yield fill(encoded, rows[start : start + size], size, row_length)
 
 
-def _fill(encoded: Sequence[Encoded], rows: Sequence[Row], size: int, row_length: int) -> TreeBatch:
-    scope = np.zeros((size, PROMPTS_PER_ROW, row_length), bool)
-    index = np.full((size, PROMPTS_PER_ROW), -1, np.int32)
+def rows_a_batch(n_rows: Sequence[int], at_most: int, n_devices: int = 1) -> int:
+    """The size of batches of one shape that leaves the fewest rows empty.
+
+    n_rows: of every text, as no batch holds rows of two. At most `at_most`, and more than half of
+    it where there are as many rows; a multiple of `n_devices`.
+    """
+    all_rows = -(-max(n_rows, default=1) // n_devices)
+    largest = max(1, min(at_most // n_devices, all_rows)) * n_devices
+    sizes = range(largest, max(largest // 2, n_devices - 1), -n_devices)
+    return min(sizes, key=lambda size: sum(-(-n // size) * size for n in n_rows))
+
+
+def fill(
+    encoded: Sequence[Encoded],
+    rows: Sequence[Row],
+    size: int,
+    row_length: int,
+    prompts_per_row: int = PROMPTS_PER_ROW,
+) -> TreeBatch:
+    """One batch of `size` rows, the last of them empty where there are fewer."""
+    scope = np.zeros((size, prompts_per_row, row_length), bool)
+    index = np.full((size, prompts_per_row), -1, np.int32)
     for b, row in enumerate(rows):
         for q, (prompt, path) in enumerate(row.prompts):
             index[b, q] = prompt

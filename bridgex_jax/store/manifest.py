@@ -43,6 +43,8 @@ _DISTRIBUTIONS = (
     "absl-py",
     "babel",
     "pyarrow",
+    "orbax-checkpoint",
+    "tensorstore",
     "matplotlib",
 )
 _AGAIN = "delete the directory and run the command again"

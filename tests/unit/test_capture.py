@@ -31,7 +31,7 @@ def whole(model, item, site="mlp_gate_act"):
 
 
 def test_counts_are_those_of_the_whole_activations(tiny_model, rows):
-    found = count_activations(tiny_model, bucketed(rows, 4), runtime.data_mesh())
+    found = count_activations(tiny_model, bucketed(rows, 4), runtime.one_device())
     reference = [whole(tiny_model, row) for row in rows]
     # Another batch shape may flip the sign of a value within rounding of 0, and no other.
     before = [whole(tiny_model, row, "mlp_pre") for row in rows]
@@ -48,7 +48,7 @@ def test_counts_are_those_of_the_whole_activations(tiny_model, rows):
 
 
 def test_counts_do_not_depend_on_order_or_grouping_of_batches(tiny_model, rows):
-    mesh = runtime.data_mesh()
+    mesh = runtime.one_device()
     batches = list(bucketed(rows, 4))
     at_once = count_activations(tiny_model, batches, mesh)
     backwards = count_activations(tiny_model, batches[::-1], mesh)
@@ -63,7 +63,7 @@ def test_counts_do_not_depend_on_order_or_grouping_of_batches(tiny_model, rows):
 def test_probe_values_are_means_over_the_tokens_in_scope(tiny_model, encoded, site):
     rng = np.random.default_rng(0)
     neurons = [np.sort(rng.choice(64, n, replace=False)) for n in (5, 0, 17, 1)]
-    mesh = runtime.data_mesh()
+    mesh = runtime.one_device()
     values = probe_values(tiny_model, bucketed(encoded, 8), 20, neurons, mesh, site=site)
     assert [v.shape for v in values] == [(len(n), 20) for n in neurons]
     for word, item in enumerate(encoded):
@@ -81,7 +81,7 @@ def test_no_array_of_layers_by_neurons_by_words_is_made(tiny_model, encoded):
     batch = next(iter(bucketed(encoded, 16)))
     shape = (tiny_model.config.n_layers, tiny_model.config.d_ff)
     zeros = _Running(*(np.zeros(shape, t) for t in (np.int32, np.float32, np.float32)))
-    args = (*put_batch(batch, runtime.data_mesh()), zeros, CountPositive())
+    args = (*put_batch(batch, runtime.one_device()), zeros, CountPositive())
     jaxpr = str(jax.make_jaxpr(lambda m, *a: _count_step(m, *a, CountPositive()))(
         tiny_model, *args[:-1]))  # fmt: skip
     rows, length = batch.tokens.shape

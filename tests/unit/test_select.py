@@ -44,7 +44,7 @@ def test_length_control_sees_the_prompt_s_length_in_every_token_scope(tiny_model
     for scope in ("from_word_mean", "last_token", "prompt_mean"):
         settings = SelectSettings(token_scope=scope)
         (values,) = read_probes(
-            tiny_model, [probe], neurons, settings, runtime.data_mesh(), Console(quiet=True)
+            tiny_model, [probe], neurons, settings, runtime.one_device(), Console(quiet=True)
         )
         found.append(values.strata)
     assert len(set(found[0])) > 1

@@ -25,7 +25,7 @@ def encode(model, scope="from_word_mean"):
 
 def alone(model, encoded):
     """Every prompt in a row of its own."""
-    mesh = runtime.data_mesh()
+    mesh = runtime.one_device()
     return probe_values(model, bucketed(encoded, 8, multiple=32), len(encoded), NEURONS, mesh)
 
 
@@ -39,7 +39,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("scope", ["from_word_mean", "prompt_mean", "last_token"])
 def test_values_are_those_of_prompts_in_rows_of_their_own(tiny_model, scope):
     encoded = encode(tiny_model, scope)
-    found = probe_prompts(tiny_model, encoded, NEURONS, runtime.data_mesh(), batch_size=8)
+    found = probe_prompts(tiny_model, encoded, NEURONS, runtime.one_device(), batch_size=8)
     assert_same(found, alone(tiny_model, encoded))
 
 
@@ -47,12 +47,12 @@ def test_sliding_windows_count_tokens_of_the_prompt_not_of_the_row(tiny_model):
     config = replace(tiny_model.config, sliding_window=(None, 3, 5, 2))
     model = Model(config, init_params(config, jax.random.key(1)))
     encoded = encode(tiny_model)[:8]
-    found = probe_prompts(model, encoded, NEURONS, runtime.data_mesh())
+    found = probe_prompts(model, encoded, NEURONS, runtime.one_device())
     assert_same(found, alone(model, encoded))
 
 
 def test_order_and_repetition_of_prompts_do_not_change_a_value(tiny_model):
-    encoded, mesh = encode(tiny_model), runtime.data_mesh()
+    encoded, mesh = encode(tiny_model), runtime.one_device()
     once = probe_prompts(tiny_model, encoded, NEURONS, mesh)
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(encoded)), 2))
     again = probe_prompts(tiny_model, [encoded[i] for i in order], NEURONS, mesh)
@@ -84,7 +84,7 @@ def test_one_program_serves_prompts_of_all_lengths(tiny_model):
     from bridgex_jax.activations.run import tree_step
 
     before = tree_step._cache_size()
-    mesh = runtime.data_mesh()
+    mesh = runtime.one_device()
     for n in (1, 9, 17):
         prompts = [word_prompt("sw", "id", "a" * n)]
         encoded = encode_prompts(tiny_model.tokenizer, prompts, "from_word_mean")
