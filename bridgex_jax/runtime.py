@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bridgex_jax.errors import InputError
@@ -76,6 +77,15 @@ def use_compilation_cache() -> Path | None:
     return directory
 
 
+def compile_only() -> None:
+    """This process compiles for chips that are not here: it looks for none, and caches nothing.
+
+    To be called before the first use of a device. JAX cannot read such programs back.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+
+
 def make_mesh(shape: str | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh from `data=4,tensor=2`; None: all devices along `data`.
 
@@ -99,8 +109,9 @@ def make_mesh(shape: str | None = None, devices: Sequence[jax.Device] | None = N
             remedy="give sizes whose product is the number of devices",
         )
     whole = tuple(sizes.get(axis, 1) for axis in MESH_AXES)
-    kinds = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(whole, MESH_AXES, kinds, devices=devices)
+    # A TPU's grid may be cut anywhere: 8 x 2 of 4 x 4 is a mesh, too.
+    grid = create_device_mesh(whole, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def one_device() -> Mesh:

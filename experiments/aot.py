@@ -11,17 +11,10 @@ long it took, and what a device holds.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-
-# Without these libtpu asks the metadata server of a cloud machine what it is running on.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
@@ -31,6 +24,10 @@ from bridgex_jax.kernels.hsic.plan import Plan
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from bridgex_jax import runtime
+from bridgex_jax.models import budget
+from bridgex_jax.pipelines.plan import chips
 
 PAIRS, SHARED, UNION, GROUP, WORDS = 32, 144, 864, 144, 1024  # one pair of an 8B model, 6 bridges
 # What XLA would ask an H100 about itself; an H200 differs in its memory only.
@@ -49,10 +46,10 @@ HOPPER = """
 
 
 class Target(NamedTuple):
-    """Four devices of a kind, as `get_topology_desc` is asked for them, and their fused kernel."""
+    """Four devices of a kind, and their fused kernel."""
 
     name: str
-    topology: dict[str, str]
+    devices: Callable[[], Any]
     fused: str
 
 
@@ -64,14 +61,20 @@ class Regime(NamedTuple):
     matched: bool
 
 
+def _tpus(name: str) -> Any:
+    return chips.tpu_devices(chips.parse_topology(name))
+
+
+def _gpus() -> Any:
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=HOPPER, topology="1x1x4"
+    ).devices
+
+
 TARGETS = (
-    Target("v5e:2x2", {"platform": "tpu", "topology_name": "v5e:2x2"}, "pallas_tpu"),
-    Target("v6e:2x2", {"platform": "tpu", "topology_name": "v6e:2x2"}, "pallas_tpu"),
-    Target(
-        "sm_90 x 4",
-        {"platform": "cuda", "target_config": HOPPER, "topology": "1x1x4"},
-        "pallas_mosaic_gpu",
-    ),
+    Target("v5e:2x2", partial(_tpus, "v5e:2x2"), "pallas_tpu"),
+    Target("v6e:2x2", partial(_tpus, "v6e:2x2"), "pallas_tpu"),
+    Target("sm_90 x 4", _gpus, "pallas_mosaic_gpu"),
 )
 EXACT = Plan(None, None, None, "cka_debiased", "exact", tile=128, cancels=False)
 RELEASED = Plan(None, None, None, "trace_khl", "features", rank=4, tile=128, epsilon=1e-6)
@@ -102,8 +105,7 @@ def arguments(regime: Regime, mesh: Mesh) -> SetPairs:
 def compile_spectrum(regime: Regime, mesh: Mesh) -> float:
     """Bytes that a device holds while the compiled spectrum runs."""
     lowered = score_set_pairs.lower(arguments(regime, mesh), mesh, matched=regime.matched)
-    memory = lowered.compile().memory_analysis()
-    return float(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
+    return float(budget.device_bytes(lowered.compile()))
 
 
 def report(what: str, work: Callable[[], float]) -> None:
@@ -115,8 +117,9 @@ def report(what: str, work: Callable[[], float]) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
+    runtime.compile_only()
     for target in TARGETS:
-        devices: np.ndarray = np.array(topologies.get_topology_desc(**target.topology).devices)
+        devices: np.ndarray = np.array(target.devices())
         both = Mesh(devices.reshape(2, 2), ("pairs", "words"), axis_types=(AxisType.Auto,) * 2)
         pairs = Mesh(devices, ("pairs",), axis_types=(AxisType.Auto,))
         fused = dataclasses.replace(EXACT, implementation=target.fused)

@@ -40,7 +40,7 @@ def add(verbs: Any) -> None:
         "--mesh", metavar="AXIS=N,…", help="such as data=4,tensor=4 (default: all chips along data)"
     )
     parser.add_argument(
-        "--stages", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE",
+        "--stages", nargs="+", choices=STAGES, metavar="STAGE",
         help="some of count, probe, generate, spectrum (default: all)",
     )  # fmt: skip
     _add_job(parser)
@@ -66,19 +66,20 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bridgex_jax.pipelines.plan.chips import compile_only, parse_topology
+    from bridgex_jax import runtime
+    from bridgex_jax.pipelines.plan.chips import parse_topology
     from bridgex_jax.pipelines.plan.run import Target, make_plan
     from bridgex_jax.pipelines.plan.shapes import find_config
     from bridgex_jax.pipelines.plan.stages import Job
     from bridgex_jax.pipelines.plan.text import plan_json, plan_text
 
-    compile_only()
+    runtime.compile_only()
     names = ("languages", "tokens", "pairs", "bridges", "words", "row_length", "batch_size",
              "top_rate")  # fmt: skip
     job = Job(**{name: getattr(args, name) for name in names})
     slice_ = parse_topology(args.topology)
     config = find_config(args.model, args.revision)
     target = Target(args.model, config, args.dtype, slice_, args.mesh)
-    plan = make_plan(target, job, console(args), names=args.stages, price=args.price)
+    plan = make_plan(target, job, console(args), names=args.stages or STAGES, price=args.price)
     print(json.dumps(plan_json(plan), indent=1) if args.json else plan_text(plan))
     return 0

@@ -22,6 +22,7 @@ from bridgex_jax.data.batching import Encoded, bucketed, pack_lines
 from bridgex_jax.data.corpora import Corpus
 from bridgex_jax.errors import InputError
 from bridgex_jax.models.load import Model
+from bridgex_jax.pipelines import programs
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.inputs import model_facts
 from bridgex_jax.store.counts import LanguageCounts, save_counts
@@ -66,7 +67,7 @@ def count_languages(
             f"rows of {length} tokens are longer than the model's context of {context}",
             remedy=f"give --row-length {context} or less",
         )
-    batch = settings.batch_size or max(1, runtime.tokens_a_batch(mesh) // length)
+    batch = settings.batch_size or programs.rows_that_fit(model, mesh, length)
 
     def count(packed: list[Encoded]) -> Arrays:
         halves = (bucketed(packed[half::2], batch) for half in (0, 1))

@@ -1,5 +1,6 @@
 """Several processes of one command: what they write is one run, and none waits for a dead one."""
 
+import json
 import os
 import socket
 import subprocess
@@ -39,26 +40,20 @@ def start(n, *arguments):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    flags = "--xla_force_host_platform_device_count=2"
     together = ("--distributed", "--coordinator", address, "--num-processes", str(n))
-    return [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                BRIDGEX,
-                *map(str, arguments),
-                *together,
-                "--process-id",
-                str(i),
-            ],
-            env=os.environ | {"XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(n)
-    ]
+    return [launch((*arguments, *together, "--process-id", str(i))) for i in range(n)]
+
+
+def launch(arguments, env=None):
+    """One process of the command, with two devices."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    return subprocess.Popen(
+        [sys.executable, "-c", BRIDGEX, *map(str, arguments)],
+        env=os.environ | flags | (env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(processes):
@@ -85,6 +80,25 @@ def test_two_processes_write_one_run_with_the_counts_of_one(tmp_path, tiny_model
         ours, theirs = (load_file(d / "counts" / f"{code}.safetensors") for d in (out, alone))
         assert np.abs(ours["halves"] - theirs["halves"]).sum() <= 8  # flips within rounding of 0
         np.testing.assert_allclose(ours["sums"], theirs["sums"], rtol=1e-5, atol=1e-3)
+
+
+def test_slurm_tells_the_processes_of_each_other(tmp_path, tiny_model, corpora):
+    first = 65535 - 2**12 + 1  # of the ports among which JAX takes one by the number of the job
+    port = next(p for p in range(first, 65535) if is_free(p))
+    step = {"SLURM_JOB_ID": str(port - first), "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1"}  # fmt: skip
+    out = tmp_path / "run"
+    options = ("count", tiny_model.source.path, "--corpus", *corpora, "--out", out, "--distributed")
+    both = [
+        launch(options, step | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in (0, 1)
+    ]
+    assert [status for status, _, _ in finish(both)] == [0, 0]
+    assert json.loads((out / "manifest.json").read_text())["devices"]["processes"] == 2
+
+
+def is_free(port):
+    with socket.socket() as trial:
+        return trial.connect_ex(("localhost", port)) != 0
 
 
 def test_a_process_that_dies_ends_the_others_with_its_rank(tmp_path, tiny_model, corpora):
