@@ -15,7 +15,10 @@ _HOMES = {
     "generate": "bridgex_jax.models.generate",
     "hsic": "bridgex_jax.kernels.hsic",
     "load_model": "bridgex_jax.models.load",
+    "observe": "bridgex_jax.activations.observe",
+    "open_activations": "bridgex_jax.store.activations",
     "permutation_test": "bridgex_jax.bridge.significance",
+    "score_continuations": "bridgex_jax.icl.likelihood",
     "score_pairs": "bridgex_jax.bridge.spectrum",
     "select_bridge": "bridgex_jax.pipelines.select",
 }

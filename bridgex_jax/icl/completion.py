@@ -1,14 +1,16 @@
-"""Completing prompts in batches: greedy, up to the end of the line, each distinct prompt once.
+"""Completing prompts in batches: greedy, up to where the answer ends, each distinct prompt once.
 
 bridgex-icl, "Using the bridge": at most 30 new tokens, stop at a newline. The stop is every
 token whose text holds a newline, since tokenizers merge it with its neighbours. An answer that
-opens with a quote also ends with the next one: nothing after it is read. Prompts that begin alike
-(one word into several languages, one bridge to several targets) share these tokens.
+opens with a quote also ends with the next one: nothing after it is read. Another rule is a `Stops`
+(models/stopping.py). Prompts that begin alike (one word into several languages, one bridge to
+several targets) share these tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,9 +20,10 @@ from jaxtyping import Array, Int
 from bridgex_jax import runtime
 from bridgex_jax.data.batching import Encoded, bucket_length, extend
 from bridgex_jax.data.trees import PROMPTS_PER_ROW, ROW_LENGTH, Row, pack, row_arrays
-from bridgex_jax.models.generate import Pool, decode, make_stops, new_pool, prefill
+from bridgex_jax.models.generate import Pool, check_room, decode, new_pool, prefill
 from bridgex_jax.models.load import Model
 from bridgex_jax.models.rope import LENGTH_DEPENDENT
+from bridgex_jax.models.stopping import DONE, START, Stops, stop_at_answer_end
 
 MAX_NEW_TOKENS = 30
 PATH_MULTIPLE = 16  # of padded prompt lengths: the loop takes long to compile, so few shapes
@@ -37,6 +40,11 @@ def _silent(rows: int) -> None:
     """No progress shown."""
 
 
+def answer_stops(model: Model) -> Stops:
+    """An answer ends with its line or, if it opens with a quote, with the next quote."""
+    return stop_at_answer_end(model.line_end_ids, *model.quote_ids, model.config.vocab_size)
+
+
 def complete_ids(
     model: Model,
     encoded: Sequence[Encoded],
@@ -44,41 +52,45 @@ def complete_ids(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    stops: Stops | None = None,
     progress: Progress = _silent,
 ) -> list[list[int]]:
-    """The generated token ids of every prompt, without the token that ended the line."""
-    width = -(
-        -min(batch_size, _power_of_two(len(encoded))) // mesh.devices.size
-    )  # prompts a device
+    """The generated token ids of every prompt, without a token of `stops.dropped` at the end.
+
+    stops: None for `answer_stops`. Raises InputError where a prompt and its answer exceed the
+    model's context.
+    """
+    stops = stops or answer_stops(model)
+    check_room(model.config, max((len(item.ids) for item in encoded), default=0), max_new_tokens)
+    # prompts a device
+    width = -(-min(batch_size, _power_of_two(len(encoded))) // runtime.batch_parts(mesh))
     answers: list[list[int]] = [[] for _ in encoded]
+    states = [START] * len(encoded)
     left = list(range(len(encoded)))
-    opening = frozenset(model.quote_ids[0])
     while left:
-        opened = [int(answers[i][0] in opening) if answers[i] else -1 for i in left]
         asked = [extend(encoded[i], answers[i]) for i in left]
-        found = _one_round(model, asked, opened, mesh, width, max_new_tokens, progress)
+        begun = [states[i] for i in left]
+        found = _one_round(model, asked, begun, stops, mesh, width, max_new_tokens, progress)
         progress = _silent  # the first round has counted every prompt
-        for i, (ids, _) in zip(left, found, strict=True):
-            answers[i] = (answers[i] + ids)[:max_new_tokens]
-        left = [
-            i
-            for i, (_, ended) in zip(left, found, strict=True)
-            if not ended and len(answers[i]) < max_new_tokens
-        ]
+        for i, (ids, state) in zip(left, found, strict=True):
+            answers[i] = (answers[i] + stops.trim(ids, state == DONE))[:max_new_tokens]
+            states[i] = state
+        left = [i for i in left if states[i] != DONE and len(answers[i]) < max_new_tokens]
     return answers
 
 
 def _one_round(
     model: Model,
     encoded: Sequence[Encoded],
-    opened: Sequence[int],
+    states: Sequence[int],
+    stops: Stops,
     mesh: Mesh,
     width: int,
     max_new_tokens: int,
     progress: Progress,
-) -> list[tuple[list[int], bool]]:
-    """New ids of every prompt, and whether the answer has ended with them."""
-    n_parts = mesh.devices.size
+) -> list[tuple[list[int], int]]:
+    """New ids of every prompt, and the state of `stops` after them; `states`: before."""
+    n_parts = runtime.batch_parts(mesh)
     row_length = max(ROW_LENGTH, 2 * bucket_length(max(len(item.ids) for item in encoded)))
     chunks = _chunks(pack(encoded, row_length, min(width, PROMPTS_PER_ROW)), n_parts, width)
     at_once = max(1, runtime.tokens_a_batch(mesh) // (row_length * n_parts))
@@ -86,7 +98,7 @@ def _one_round(
     usual = 16 * width // row_length
     n_rows = max(usual, *(len(rows) for chunk in chunks for rows in chunk))
     n_rows = -(-n_rows // at_once) * at_once
-    stops = make_stops(model, model.line_end_ids, *model.quote_ids)
+    table = runtime.put(stops.table, runtime.replicated(mesh))
     pools = [_new_pool(model, mesh, n_rows * row_length) for _ in range(AT_ONCE)]
 
     def start(number: int, chunk: _Chunk) -> tuple[Int[np.ndarray, "P b"], tuple[Array, ...]]:
@@ -98,21 +110,21 @@ def _one_round(
         for first in range(0, max(len(rows) for rows in chunk), at_once):
             rows = [row for part in chunk for row in _padded(part, first, at_once)]
             sharding = runtime.over_data(mesh, len(rows))
-            arrays = jax.device_put(row_arrays(rows, row_length), sharding)
-            pool = prefill(model, pool, *arrays, np.int32(first), context)
+            arrays = runtime.put(row_arrays(rows, row_length), sharding)
+            at = runtime.put(np.int32(first), runtime.replicated(mesh))
+            pool = prefill(model, pool, *arrays, at, context)
         pools[number % AT_ONCE] = pool
-        state = np.where(index >= 0, np.asarray(opened, np.int32)[index], -1)
-        places = jax.device_put((paths, lengths, state), runtime.over_data(mesh, n_parts))
-        return index, decode(model, pool, *places, stops, max_new_tokens)
+        state = np.where(index >= 0, np.asarray(states, np.int32)[index], DONE)
+        places = runtime.put((paths, lengths, state), runtime.over_data(mesh, n_parts))
+        return index, decode(model, pool, *places, table, max_new_tokens)
 
-    line = frozenset(model.line_end_ids)
-    answers: list[tuple[list[int], bool]] = [([], False)] * len(encoded)
+    answers: list[tuple[list[int], int]] = [([], DONE)] * len(encoded)
 
     def finish(index: Int[np.ndarray, "P b"], found: tuple[Array, ...]) -> None:
         real = index >= 0
-        rows = (np.asarray(x)[real].tolist() for x in found)
-        for prompt, ids, n, ended in zip(index[real].tolist(), *rows, strict=True):
-            answers[prompt] = (ids[: n - (ended and ids[n - 1] in line)], ended)
+        rows = (x[real].tolist() for x in runtime.fetch(found))
+        for prompt, ids, n, state in zip(index[real].tolist(), *rows, strict=True):
+            answers[prompt] = (ids[:n], state)
         progress(int(real.sum()))
 
     queue: list[tuple[Int[np.ndarray, "P b"], tuple[Array, ...]]] = []
@@ -174,10 +186,14 @@ def _paths(
 
 
 def _new_pool(model: Model, mesh: Mesh, slots: int) -> Pool:
-    """An empty pool, a part on each device."""
-    held = NamedSharding(mesh, PartitionSpec(None, "data"))
-    places = (held, held, NamedSharding(mesh, PartitionSpec("data")))
-    return Pool(*jax.device_put(tuple(new_pool(model, mesh.devices.size, slots)), places))
+    """An empty pool: its parts split like the rows of a batch, its heads like the model's."""
+    parts = runtime.batch_parts(mesh)
+    rows = runtime.over_data(mesh, parts)
+    heads = runtime.dividing_axes(mesh, ("tensor",), model.config.n_kv_heads)
+    held = NamedSharding(mesh, PartitionSpec(None, *rows.spec, None, heads))
+    places: Any = (held, held, rows)
+    make = jax.jit(new_pool, static_argnums=(1, 2), out_shardings=Pool(*places))
+    return make(model, parts, slots)
 
 
 def complete(
@@ -187,11 +203,16 @@ def complete(
     *,
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    stops: Stops | None = None,
     progress: Progress = _silent,
 ) -> list[str]:
-    """The continuation of every prompt as text; a prompt that occurs twice is computed once."""
+    """The continuation of every prompt as text, cut before the string that it stopped at.
+
+    A prompt that occurs twice is computed once. See `complete_ids`.
+    """
     if not prompts:
         return []
+    stops = stops or answer_stops(model)
     distinct = list(dict.fromkeys(prompts))
     coded = model.tokenizer(distinct)["input_ids"]
     encoded = [Encoded(tuple(ids), (False,) * len(ids)) for ids in coded]
@@ -201,8 +222,12 @@ def complete(
         mesh,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        stops=stops,
         progress=progress,
     )
     texts = model.tokenizer.batch_decode(generated, skip_special_tokens=True)
-    answers = dict(zip(distinct, texts, strict=True))
+    answers = {
+        prompt: stops.cut(text, ids, model.token_bytes)
+        for prompt, text, ids in zip(distinct, texts, generated, strict=True)
+    }
     return [answers[prompt] for prompt in prompts]

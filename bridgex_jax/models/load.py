@@ -18,6 +18,7 @@ from bridgex_jax.errors import InputError
 from bridgex_jax.models.config import DecoderConfig, read_config
 from bridgex_jax.models.hub import ModelSource, find_model
 from bridgex_jax.models.sharding import Attention, Layout, make_layout
+from bridgex_jax.models.stopping import token_bytes
 from bridgex_jax.models.weights import read_weights
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -44,7 +45,9 @@ class Model:
     @property
     def mesh(self) -> jax.sharding.Mesh:
         """The devices that hold the parameters; without a layout the default one."""
-        return self.layout.mesh if self.layout else runtime.make_mesh(devices=jax.local_devices()[:1])
+        return (
+            self.layout.mesh if self.layout else runtime.make_mesh(devices=jax.local_devices()[:1])
+        )
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -54,7 +57,7 @@ class Model:
         """
         if self.source is None:
             raise InputError("the model was not read from a directory, so it has no tokenizer")
-        tokenizer = read_tokenizer(Path(self.source.path))
+        tokenizer = read_tokenizer(self.source.small_files)
         if len(tokenizer) > self.config.vocab_size:  # JAX would clamp such an id without a word
             raise InputError(
                 f"the tokenizer has {len(tokenizer)} tokens, the model {self.config.vocab_size}",
@@ -66,19 +69,20 @@ class Model:
     @functools.cached_property
     def line_end_ids(self) -> tuple[int, ...]:
         """Tokens whose text holds a newline (tokenizers merge it with its neighbours), and EOS."""
-        ends = {i for i, text in enumerate(self._texts) if "\n" in text}
+        ends = {i for i, text in enumerate(self.token_bytes) if b"\n" in text}
         return tuple(sorted(ends | set(self.config.eos_token_ids)))
 
     @functools.cached_property
     def quote_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens that open a straight double quote and hold no other, and all that hold one."""
-        quotes = {i: text for i, text in enumerate(self._texts) if '"' in text}
-        opening = (i for i, text in quotes.items() if text.lstrip(" ").rfind('"') == 0)
+        quotes = {i: text for i, text in enumerate(self.token_bytes) if b'"' in text}
+        opening = (i for i, text in quotes.items() if text.lstrip(b" ").rfind(b'"') == 0)
         return tuple(opening), tuple(quotes)
 
     @functools.cached_property
-    def _texts(self) -> list[str]:
-        return self.tokenizer.batch_decode([[i] for i in range(self.config.vocab_size)])
+    def token_bytes(self) -> list[bytes]:
+        """What each token adds to a text: `stopping.token_bytes` of the whole vocabulary."""
+        return token_bytes(self.tokenizer, self.config.vocab_size)
 
 
 def load_model(
@@ -102,7 +106,7 @@ def load_model(
     Raises InputError, one line with the remedy, for everything that cannot be loaded faithfully.
     """
     source = find_model(path_or_hub_id, revision=revision, quiet=quiet)
-    config = read_config(Path(source.path) / "config.json")
+    config = read_config(source.small_files / "config.json")
     layout = None if mesh is None else make_layout(config, mesh, attention)
     params = read_weights(source.path, config, dtype=dtype, layout=layout, quiet=quiet)
     return Model(config, params, source, layout)

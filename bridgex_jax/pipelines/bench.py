@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bridgex_jax.pipelines.bench_capture import bench_capture, bench_memory
+from bridgex_jax.pipelines.bench_capture import bench_capture
+from bridgex_jax.pipelines.bench_generate import bench_generate
 from bridgex_jax.pipelines.bench_hsic import bench_hsic, bench_spectrum
+from bridgex_jax.pipelines.bench_memory import bench_memory
 from bridgex_jax.pipelines.bench_rows import Row, format_table, write_bench
 from bridgex_jax.pipelines.console import Console
 
@@ -13,6 +15,7 @@ __all__ = ["BENCHMARKS", "format_table", "run", "write_bench"]
 
 BENCHMARKS: dict[str, Callable[[int, Console], list[Row]]] = {
     "capture": bench_capture,
+    "generate": bench_generate,
     "hsic": bench_hsic,
     "spectrum": bench_spectrum,
     "memory": bench_memory,

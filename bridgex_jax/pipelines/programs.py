@@ -78,10 +78,11 @@ def abstract_pool(model: Model, mesh: Mesh, prompts: int) -> Pool:
     slots = max(1, 16 * (prompts // parts) // ROW_LENGTH) * ROW_LENGTH
     dtype = model.params["embed"]["embedding"].dtype
     rows = runtime.over_data(mesh, parts)
+    heads = runtime.dividing_axes(mesh, ("tensor",), config.n_kv_heads)
     kv = _shape(
         (config.n_layers, parts, slots, config.n_kv_heads, config.head_dim),
         dtype,
-        NamedSharding(mesh, PartitionSpec(None, *rows.spec)),
+        NamedSharding(mesh, PartitionSpec(None, *rows.spec, None, heads)),
     )
     return Pool(kv, kv, _shape((parts, slots, config.d_model), dtype, rows))
 

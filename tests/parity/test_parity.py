@@ -18,6 +18,7 @@ from bridgex_jax.models import Model, forward, generate, load_model
 from bridgex_jax.models.config import DecoderConfig
 from bridgex_jax.models.decoder import GLOBAL_SITES, SITES
 from bridgex_jax.models.rope import rope_frequencies
+from bridgex_jax.models.stopping import stop_at_ids
 from bridgex_jax.models.weights import save_model
 
 NEW_TOKENS = 12
@@ -92,9 +93,13 @@ def test_greedy_generation_with_a_cache_gives_torch_s_tokens(pair):
 
 def _generate(model: Model, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
     new = generate(
-        model, jnp.asarray(tokens), jnp.asarray(mask), max_new_tokens=NEW_TOKENS, stop_ids=()
+        model,
+        jnp.asarray(tokens),
+        jnp.asarray(mask),
+        max_new_tokens=NEW_TOKENS,
+        stops=stop_at_ids((), model.config.vocab_size),
     )
-    return np.asarray(new)
+    return np.asarray(new.tokens)
 
 
 def test_rope_frequencies_are_torch_s_within_rounding(pair):

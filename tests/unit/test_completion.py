@@ -1,21 +1,25 @@
 """Completions: each distinct prompt once, cut at the line's end, the same however it is batched."""
 
 import importlib
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from bridgex_jax import runtime
+from bridgex_jax.errors import InputError
 from bridgex_jax.icl import completion
 from bridgex_jax.models import generate
+from bridgex_jax.models.stopping import stop_at_ids, stop_at_strings
 
+NEVER = stop_at_ids((), 320)
 generating = importlib.import_module("bridgex_jax.models.generate")
 
 
 @pytest.fixture(scope="module")
 def mesh():
-    return runtime.data_mesh()
+    return runtime.one_device()
 
 
 PROMPTS = [f'Deutsch:"wort{n % 7}"→English:' for n in range(12)]
@@ -44,13 +48,17 @@ def narrow(monkeypatch):
     jax.clear_caches()
 
 
+def free(model, ids):
+    """20 tokens, whatever they are."""
+    found = generate(model, ids, np.ones(ids.shape, bool), max_new_tokens=20, stops=NEVER)
+    return np.asarray(found.tokens)[0].tolist()
+
+
 def test_narrower_batches_and_shared_beginnings_change_no_token(tiny_model, mesh, narrow):
     found = completion.complete(tiny_model, PROMPTS, mesh, batch_size=8, max_new_tokens=20)
     for prompt, answer in zip(PROMPTS[:7], found, strict=False):
         ids = np.array([tiny_model.tokenizer(prompt)["input_ids"]], np.int32)
-        whole = np.asarray(
-            generate(tiny_model, ids, np.ones(ids.shape, bool), max_new_tokens=20, stop_ids=())
-        )[0].tolist()
+        whole = free(tiny_model, ids)
         ends = [i for i, token in enumerate(whole) if token in tiny_model.line_end_ids]
         expected = whole[: ends[0]] if ends else whole
         assert answer == tiny_model.tokenizer.decode(expected, skip_special_tokens=True)
@@ -82,3 +90,28 @@ def encode(model):
 
 def test_no_prompts_give_no_answers(tiny_model, mesh):
     assert completion.complete(tiny_model, [], mesh, batch_size=4) == []
+
+
+def test_an_answer_is_cut_before_a_string_wherever_its_tokens_and_rounds_lie(
+    tiny_model, mesh, narrow
+):
+    """Strings of three letters from the middle of what each prompt is answered with."""
+    tokens, encoded = tiny_model.token_bytes, encode(tiny_model)
+    free = completion.complete_ids(
+        tiny_model, encoded, mesh, batch_size=8, max_new_tokens=20, stops=NEVER
+    )
+    texts = [b"".join(tokens[i] for i in ids) for ids in free]
+    words = [re.search(rb"[A-Za-z]{3}", text[start:]) for start, text in enumerate(texts, 4)]
+    strings = sorted({word[0].decode() for word in words if word})
+    stops = stop_at_strings(strings, tokens)
+    found = completion.complete(
+        tiny_model, PROMPTS[:7], mesh, batch_size=8, max_new_tokens=20, stops=stops
+    )
+    expected = [re.split("|".join(strings).encode(), text)[0] for text in texts]
+    assert found == [text.decode(errors="replace") for text in expected]
+    assert len(strings) > 3 and len({len(text) for text in expected}) > 3
+
+
+def test_a_prompt_too_long_for_its_answer_is_refused(tiny_model, mesh):
+    with pytest.raises(InputError, match="context of 128"):
+        completion.complete(tiny_model, ["x" * 120], mesh, batch_size=4, max_new_tokens=20)
