@@ -432,8 +432,10 @@ def _check_tensors(
     found = [f"{len(names)} {kind}: {_some(names)}" for kind, names in errors.items() if names]
     if not found and tied.intersection(tensors):
         same = dict.fromkeys((_LM_HEAD, _EMBEDDING), expected[_EMBEDDING])
-        both = [_read_tensors(tensors, {name: leaf}, layout)[name] for name, leaf in same.items()]
-        if not runtime.fetch(jnp.array_equal(*both)):
+        head, embedding = (
+            _read_tensors(tensors, {name: leaf}, layout)[name] for name, leaf in same.items()
+        )
+        if not runtime.fetch(jnp.array_equal(head, embedding)):
             found = [f"{_LM_HEAD} differs from the embedding that it is tied to"]
     if found:
         remedy = f"config.json and the weights must belong together ({config.family})"

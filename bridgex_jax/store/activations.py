@@ -120,7 +120,7 @@ def _known(
         known["chosen_layer"] = ("chosen_layer", np.asarray(chosen_layers, np.int32))
     known["tokens_in_text"] = ("text", np.asarray(tokens_in_text, np.int64))
     if "example" in sizes or "token" in sizes:
-        of_examples = (
+        of_examples: tuple[np.ndarray, ...] = (
             examples.text.astype(np.int32),
             examples.entry.astype(np.int64),
             examples.text_hash.astype(np.uint64),
