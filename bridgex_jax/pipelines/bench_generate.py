@@ -50,7 +50,7 @@ class Shape:
     batch: int = TORCH_BATCH
     prompt: int = 24
     new: int = 32
-    job: int = 256
+    job: int = 128
 
 
 def bench_generate(

@@ -6,8 +6,9 @@ Axes: L F (axes.py).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -112,11 +113,24 @@ def _packed(
     """
     shortest = min(corpora, key=lambda code: sum(map(len, corpora[code].lines)))
     order = [shortest, *(code for code in corpora if code != shortest)]
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            yield order, {c: thread.submit(pack, model, corpora[c], length) for c in order}
-        finally:
-            thread.shutdown(cancel_futures=True)
+    rows: dict[str, Future[list[Encoded]]] = {code: Future() for code in order}
+    stopped = threading.Event()
+
+    def work() -> None:
+        for code, future in rows.items():
+            if stopped.is_set():
+                return
+            try:
+                future.set_result(pack(model, corpora[code], length))
+            except BaseException as error:
+                future.set_exception(error)
+
+    # Not of an executor: Python waits for those threads at its end, and Ctrl-C would wait as well.
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        yield order, rows
+    finally:
+        stopped.set()
 
 
 def _raise_early(rows: Iterable[Future[list[Encoded]]]) -> None:
