@@ -1,7 +1,8 @@
 """Benchmark of generation: ours and torch's `generate` on the same weights, in one process.
 
-Rounds and ratios as in bench_capture.py; the tokens of both sides are compared. Axes: B T D V
-(axes.py); U = new tokens.
+Rounds and ratios as in bench_capture.py; the tokens of both sides are compared. For idle cores
+alone: the threads of torch wait for one another and slow down tenfold where another program runs.
+Axes: B T D V (axes.py); U = new tokens.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.request
+
 import pytest
 
 from bridgex_jax.pipelines.console import Console
@@ -32,6 +34,8 @@ def bucket(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     for forget in (paths._file_system.cache_clear, s3fs.S3FileSystem.clear_instance_cache):
         forget()
+    # What another server of this process holds is in this one, too.
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/reset", data=b"").close()
     file_system(as_path("s3://bucket/x")).mkdir("bucket")
     yield "s3://bucket"
     server.stop()
