@@ -51,7 +51,8 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    for name in ("jax", "transformers", "huggingface_hub", "absl", "orbax", "matplotlib"):
+    noisy = ("jax", "transformers", "huggingface_hub", "absl", "orbax", "matplotlib", "torch")
+    for name in noisy:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # tracebacks before our one line
 

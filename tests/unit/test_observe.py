@@ -159,6 +159,7 @@ def test_a_histogram_loses_no_value():
 
 
 def test_nothing_is_transferred_unasked_and_each_shape_compiles_once(tiny_model, encoded, caplog):
+    caplog.set_level("WARNING", logger="jax")  # the command line keeps it quieter
     reducers = {"count": Count(), "last": LastToken("resid_post", (2,))}
     batches = packed("trees", encoded)[:1] * 3
     sink = InMemory(len(encoded))
