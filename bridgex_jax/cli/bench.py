@@ -9,6 +9,9 @@ from typing import Any
 
 from bridgex_jax.cli.options import add_verb, positive
 
+# The names of pipelines/bench.py, which would load jax.
+WHAT = ("capture", "generate", "hsic", "memory", "spectrum", "all")
+
 
 def add(verbs: Any) -> None:
     parser = add_verb(
@@ -18,9 +21,7 @@ def add(verbs: Any) -> None:
         "  bridgex bench capture\n  bridgex bench hsic --out runs/bench --json",
         run,
     )
-    parser.add_argument(
-        "what", choices=("capture", "hsic", "memory", "spectrum", "all"), help="benchmark"
-    )
+    parser.add_argument("what", choices=WHAT, help="benchmark")
     parser.add_argument(
         "--repeats", type=positive, default=5, help="measurements; the median counts"
     )

@@ -9,6 +9,7 @@ import pytest
 
 from bridgex_jax import runtime
 from bridgex_jax.activations.run import probe_prompts
+from bridgex_jax.cli import bench as cli_bench
 from bridgex_jax.data.batching import bucketed
 from bridgex_jax.data.prompts import word_prompt
 from bridgex_jax.models.decoder import init_params
@@ -123,3 +124,7 @@ def test_a_part_of_a_spectrum_is_scaled_up(monkeypatch):
 def test_an_unknown_benchmark_is_refused():
     with pytest.raises(KeyError):
         all_bench.run(["speed"])
+
+
+def test_the_command_line_knows_every_benchmark():
+    assert {*all_bench.BENCHMARKS, "all"} == set(cli_bench.WHAT)
