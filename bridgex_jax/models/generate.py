@@ -9,9 +9,8 @@ others go on in a batch of half the width. Where rows end: stopping.py. Axes: L 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -27,17 +26,20 @@ from bridgex_jax.models.decoder import (
     Output,
     Reduce,
     Taps,
+    layers_apart,
     new_cache,
     run_decoder,
     tree_attend,
     unembed,
 )
 from bridgex_jax.models.load import Model
-from bridgex_jax.models.sampling import Sampling, row_keys, sample
+from bridgex_jax.models.sampling import Sampling, most_probable, row_keys, sample
 from bridgex_jax.models.stopping import DONE, START, Stops, stop_at_ids
 
 NARROWEST = 128  # rows a part: a batch is not halved below
 FIRST_ROOM = 16  # new tokens at full width: slots cost time, and most answers are shorter
+# On a CPU, up to so many rows and bytes of parameters, `layers_apart`: it saves time with few rows.
+APART_ROWS, APART_BYTES = 64, 2**30
 
 Merge = Callable[[PyTree, PyTree], PyTree]
 
@@ -169,6 +171,17 @@ class _Decoder:
     draw: _Draw | None = None
     layer_inputs: PyTree = None
 
+    def for_steps(self, n_rows: int) -> _Decoder:
+        """The same for the loop: with its layers apart where that pays, and a copy is not large."""
+        model = self.model
+        n_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model.params))
+        devices = model.mesh.devices.reshape(-1)
+        on_cpu = len(devices) == 1 and devices[0].platform == "cpu"
+        if not on_cpu or n_rows > APART_ROWS or n_bytes > APART_BYTES:
+            return self
+        apart = layers_apart(model.params["layers"], model.config.n_layers)
+        return replace(self, model=replace(model, params={**model.params, "layers": apart}))
+
     def run(self, tokens: Array, attend: PyTree, cache: KVCache, context: PyTree) -> Output:
         """The decoder over the next tokens, with what the plan reads and changes in it."""
         return run_decoder(
@@ -190,7 +203,7 @@ class _Decoder:
         """The next token after the last hidden state of each row."""
         logits = unembed(self.model.params, hidden[:, -1], self.model.layout)
         if self.draw is None:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)[:, None]
+            return most_probable(logits)[:, None]
         keys, temperature = self.draw.keys[rows], self.draw.temperature
         plan = self.plan
         return sample(logits, keys, step, temperature, plan.top_k, plan.top_p)[:, None]
@@ -238,11 +251,6 @@ class _Decoder:
         """The taps with those of tokens that the loop chose last and did not feed."""
         return state.taps if self.plan.reduce is None else self.forward(state)[2]
 
-    @property
-    def narrowest(self) -> int | float:
-        """Below this a batch is not halved; never with taps, which may be of rows."""
-        return NARROWEST if self.plan.reduce is None else math.inf
-
 
 def _nothing(taps: Taps, inputs: PyTree, context: PyTree) -> PyTree:
     return {}
@@ -267,7 +275,9 @@ def _generate(
     hidden = jnp.take_along_axis(output.hidden, last[:, None, None], axis=1)
     stop = jnp.where(jnp.any(mask, axis=1), START, DONE)  # rows that only fill up the batch end
     start = decoder.start(_cache(output.cache), output.taps, hidden, stop)
-    produced, count, _, taps = _run(decoder, start, parts=1, room=plan.max_new_tokens)
+    produced, count, _, taps = _run(
+        decoder.for_steps(batch), start, parts=1, room=plan.max_new_tokens
+    )
     last_token = jnp.take_along_axis(produced, jnp.maximum(count - 1, 0)[:, None], axis=1)
     untouched = jnp.arange(plan.max_new_tokens, dtype=jnp.int32)[None, :] >= count[:, None]
     return Generated(jnp.where(untouched, last_token, produced), count, taps)
@@ -345,7 +355,7 @@ def decode(
     """
     config = model.config
     parts, width, slots = paths.shape
-    room = min(FIRST_ROOM, max_new_tokens)
+    room = min(FIRST_ROOM, max_new_tokens) if _halves(width) else max_new_tokens
 
     def gather(pooled: Float[Array, "L P S K H"]) -> Float[Array, "L B K S H"]:
         rows = jax.vmap(lambda part, path: part[:, path], in_axes=(1, 0), out_axes=1)(pooled, paths)
@@ -365,7 +375,7 @@ def decode(
     hidden = jnp.take_along_axis(pool.hidden, end, axis=1).reshape(len(length), 1, -1)
     decoder = _Decoder(model, table, _Plan(max_new_tokens))
     start = decoder.start(cache, {}, hidden, stop.reshape(-1))
-    produced, *rows, _ = _run(decoder, start, parts=parts, room=room)
+    produced, *rows, _ = _run(decoder.for_steps(parts * width), start, parts=parts, room=room)
     count, state = (row.reshape(parts, width) for row in rows)
     return produced.reshape(parts, width, -1), count, state
 
@@ -385,7 +395,7 @@ def _run(
 
     while narrower:
         width = len(state.rows) // parts
-        narrower = width % 2 == 0 and width // 2 >= decoder.narrowest
+        narrower = _halves(width) and decoder.plan.reduce is None  # taps may be of rows
         enough = width // 2 if narrower else 0
 
         def unfinished(state: _State, enough: int = enough, room: int = room) -> Array:
@@ -400,6 +410,11 @@ def _run(
             state = _halve(state, parts, more_room=max_new_tokens - room)
             room = max_new_tokens
     return everything, counts, stops, decoder.all_taps(state)
+
+
+def _halves(width: int) -> bool:
+    """Whether a batch of so many rows a part goes on in half of them."""
+    return width % 2 == 0 and width // 2 >= NARROWEST
 
 
 def _halve(state: _State, parts: int, more_room: int) -> _State:

@@ -32,6 +32,7 @@ from bridgex_jax.pipelines.bench_torch import Nnsight, TorchWithHooks, Transform
 from bridgex_jax.pipelines.console import Console
 
 TORCH = (TorchWithHooks, Nnsight, TransformerLens)
+REST = 0.5  # seconds before each run: OpenMP's threads spin on for a while after torch is done
 
 
 def small_llama(
@@ -64,6 +65,7 @@ def in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
+            time.sleep(REST)
             start = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - start)

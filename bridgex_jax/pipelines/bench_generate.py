@@ -232,14 +232,15 @@ def floor(model: Model, shape: Shape, seconds: float) -> str:
     )
 
 
-def _bandwidth(n_bytes: int = 1 << 28) -> float:
-    """Bytes a second of an array that is read and written once, the best of five."""
-    x, times = jnp.zeros(n_bytes // 4, jnp.float32), []
+def _bandwidth(n_rows: int = 1 << 14) -> float:
+    """Bytes a second at which a product with one vector reads a matrix, the best of five."""
+    matrix, vector = jnp.ones((n_rows, 4096), jnp.float32), jnp.ones(n_rows, jnp.float32)
+    times = []
     for _ in range(6):
         start = time.perf_counter()
-        jax.block_until_ready(_plus_one(x))
+        jax.block_until_ready(_product(vector, matrix))
         times.append(time.perf_counter() - start)
-    return 2 * n_bytes / min(times[1:])
+    return matrix.nbytes / min(times[1:])
 
 
-_plus_one = jax.jit(lambda x: x + 1)
+_product = jax.jit(jnp.matmul)
