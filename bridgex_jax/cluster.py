@@ -1,6 +1,6 @@
 """Several processes that run one command together: joining, sharing, noticing that one has died.
 
-`jax.distributed` connects them; process 0 is its coordinator, and the leader that alone writes.
+`jax.distributed` connects them; process 0 is its coordinator, and leads (store/peers.py).
 Every process tells the others every two seconds that it lives and, where it stops, why; without
 this a process that lost a peer would wait in a collective, or end with a stack dump of C++.
 """
@@ -56,8 +56,16 @@ class Peers:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this is the process that writes."""
-        return jax.process_index() == 0
+        """Whether this is the process that keeps the run's directory."""
+        return self.rank == 0
+
+    @property
+    def rank(self) -> int:
+        return jax.process_index()
+
+    @property
+    def count(self) -> int:
+        return jax.process_count()
 
     def share(self, data: bytes | None) -> bytes:
         """The leader's bytes, on every process; all must call it, in the same order."""
@@ -71,6 +79,16 @@ class Peers:
             piece = own[start : start + size] if self.is_leader else np.zeros(size, np.uint8)
             pieces.append(np.asarray(broadcast_one_to_all(piece)).tobytes())
         return b"".join(pieces)
+
+    def collect(self, data: bytes) -> list[bytes]:
+        """The bytes of every process, by rank; all must call it, in the same order."""
+        from jax.experimental.multihost_utils import process_allgather
+
+        sizes = [int(n) for n in process_allgather(np.int32(len(data)))]
+        padded = np.zeros(max(1, *sizes), np.uint8)
+        padded[: len(data)] = np.frombuffer(data, np.uint8)
+        rows = np.asarray(process_allgather(padded))
+        return [row[:n].tobytes() for row, n in zip(rows, sizes, strict=True)]
 
 
 def is_leader() -> bool:

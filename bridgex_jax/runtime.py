@@ -5,6 +5,7 @@ Everything else takes its mesh and its settings as arguments.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -177,6 +178,28 @@ def fetch(tree: Any) -> Any:
     from jax.experimental.multihost_utils import process_allgather
 
     return process_allgather(tree, tiled=True)
+
+
+def fetch_slots(tree: Any, slots: slice) -> Any:
+    """These slots of the first axis of every array on the host; all processes must call it.
+
+    Each may ask for others: the devices exchange the arrays, and no more goes to a host than asked.
+    """
+
+    def part(leaf: jax.Array) -> jax.Array:
+        if not leaf.is_fully_addressable:
+            if not leaf.is_fully_replicated:
+                assert isinstance(leaf.sharding, NamedSharding)
+                leaf = _gather(NamedSharding(leaf.sharding.mesh, PartitionSpec()), leaf)
+            leaf = leaf.addressable_data(0)
+        return leaf if slots == slice(None) else leaf[slots]
+
+    return jax.device_get(jax.tree.map(part, tree))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gather(place: NamedSharding, array: jax.Array) -> jax.Array:
+    return jax.lax.with_sharding_constraint(array, place)
 
 
 def tokens_a_batch(mesh: Mesh) -> int:

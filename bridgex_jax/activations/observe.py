@@ -96,6 +96,7 @@ def observe(
     *,
     sink: Callable[[Block], object] | None = None,
     dtype: str = "float32",
+    slots: slice = slice(None),
     progress: Progress = lambda examples: None,
 ) -> Observed:
     """Runs the model over `batches` once; all reducers see every batch.
@@ -104,9 +105,10 @@ def observe(
       reducers: by the name under which their results come. A token that several examples share
         counts once for each of them.
       mesh: devices with the axes of `runtime.make_mesh`; None for the model's.
-      sink: is called with every block of results of examples, in the order of the batches; all
-        processes of a job get all blocks. None only without such reducers.
+      sink: is called with every block of results of examples, in the order of the batches. None
+        only without such reducers.
       dtype: of these results: float32, bfloat16 or float16.
+      slots: of their layers, those that this process gets; others may get others.
 
     Raises InputError for more tokens than an int32 count can hold in one pass, ValueError for an
     unknown site or layer.
@@ -127,12 +129,13 @@ def observe(
             )
         state, found = _step(model, _put(batch, mesh), state, chosen, plan)
         for array in found.values():
-            array.copy_to_host_async()
+            if array.is_fully_addressable and slots == slice(None):
+                array.copy_to_host_async()
         if waiting is not None:  # the device works on this batch while the one before is fetched
-            _deliver(*waiting, plan, sink, progress)
+            _deliver(*waiting, plan, sink, slots, progress)
         waiting = batch, found
     if waiting is not None:
-        _deliver(*waiting, plan, sink, progress)
+        _deliver(*waiting, plan, sink, slots, progress)
     on_host = runtime.fetch(state)
     return Observed({name: r.finish(on_host[name]) for name, r in plan.statistics}, tokens)
 
@@ -338,6 +341,7 @@ def _deliver(
     found: dict[str, Array],
     plan: _Plan,
     sink: Callable[[Block], object] | None,
+    slots: slice,
     progress: Progress,
 ) -> None:
     """Takes what the examples of a batch gave out of its rows."""
@@ -345,7 +349,7 @@ def _deliver(
     real = index >= 0
     examples = index[real]
     if sink is not None and plan.examples:
-        on_host = runtime.fetch(found)
+        on_host = runtime.fetch_slots(found, slots)
         in_scope = scope & real[:, :, None]
         row, _, slot = np.nonzero(in_scope)
         counts = in_scope.sum(axis=2)[real]

@@ -2,7 +2,8 @@
 
 Texts are lines of files, corpora or dictionary prompts. They are packed into rows so that hardly
 anything is padded, run in parts that a killed run need not compute again, and written as arrays
-with named axes (store/activations.py). Axes: L B T F (axes.py); E = examples.
+with named axes (store/activations.py). Of several processes each gets, keeps and writes the results
+of examples of every n-th layer, the first the statistics. Axes: L B T F (axes.py); E = examples.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from bridgex_jax.store.activations import (
     hash_text,
     open_activations,
 )
-from bridgex_jax.store.named_arrays import BFLOAT16, NamedArray, ZarrWriter
+from bridgex_jax.store.named_arrays import BFLOAT16, LAYER_AXES, NamedArray, ZarrWriter
 from bridgex_jax.store.paths import AnyPath
 from bridgex_jax.store.runs import RunDirectory, create_run
 
@@ -54,6 +55,28 @@ class Packing:
     rows: int
     slots: int
     prompts: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What this process keeps: of results of examples every `count`-th layer, from `rank` on."""
+
+    rank: int
+    count: int
+
+    @classmethod
+    def mine(cls) -> Share:
+        peers = cluster.peers()
+        return cls(peers.rank, peers.count) if peers else cls(0, 1)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process has all that is not divided."""
+        return self.rank == 0
+
+    @property
+    def slots(self) -> slice:
+        return slice(None) if self.count == 1 else slice(self.rank, None, self.count)
 
 
 def run_capture(
@@ -129,31 +152,44 @@ def _capture(
     window = packing.rows * _part_batches(model, settings, packing)
     known = _examples(texts, encoded)
     offsets, first = known.offsets, 0
-    arrays = named_arrays(model, settings, len(texts), len(known.entry), int(offsets[-1]))
-    names = [text.name for text in texts]
-    n_tokens = [sum(sum(item.scope) for item in items) for items in encoded]
-    layers = chosen_layers(settings.reducers)
-    writer: ZarrWriter | None = None
-    if cluster.is_leader():
-        place = run.path(GROUP)
-        writer = create_store(place, list(arrays.values()), names, n_tokens, known, layers)
+    sizes = len(texts), len(known.entry), int(offsets[-1])
+    share = Share.mine()
+    arrays = named_arrays(model, settings, *sizes, layers_apart=share.count > 1)
+    writer = _open_store(run, share, arrays, texts, encoded, known, settings)
     slots = used = 0
     with console.progress("capturing", len(known.entry), "examples") as progress:
         for number, items in enumerate(encoded):
             observed = Observed()
             for start, stop in windows(items, packing, window):
-                compute = partial(_part, model, items[start:stop], settings, packing, progress)
-                found = run.part(f"text{number}-{start}-{stop}", compute)
+                some = items[start:stop]
+                compute = partial(_part, model, some, settings, packing, share, progress)
+                found = run.own_part(f"text{number}-{start}-{stop}", compute)
                 observed = observed + _statistics(found)
-                if writer:
-                    _write_examples(writer, arrays, found, first + start, offsets)
+                _write_examples(writer, arrays, found, share, first + start, offsets)
                 slots, used = slots + int(found["slots"]), used + int(found["used"])
-            if writer:
-                _write_statistics(writer, arrays, observed, number)
+            _write_statistics(writer, arrays, observed, number)
             first += len(items)
-    if writer:
+    if share.leads:
         writer.finish()
     return 1 - used / slots
+
+
+def _open_store(
+    run: RunDirectory,
+    share: Share,
+    arrays: Mapping[str, NamedArray],
+    texts: Sequence[Text],
+    encoded: Sequence[Sequence[Encoded]],
+    known: Examples,
+    settings: CaptureSettings,
+) -> ZarrWriter:
+    """The store, with all that is known of the texts: that and the metadata the leader writes."""
+    place, some = run.own_path(GROUP), list(arrays.values())
+    if not share.leads:
+        return ZarrWriter(place, some, {}, with_metadata=False)
+    n_tokens = [sum(sum(item.scope) for item in items) for items in encoded]
+    names, layers = [text.name for text in texts], chosen_layers(settings.reducers)
+    return create_store(place, some, names, n_tokens, known, layers)
 
 
 # Packing and parts ------------------------------------------------------------------------------
@@ -209,9 +245,13 @@ def _part(
     items: Sequence[Encoded],
     settings: CaptureSettings,
     packing: Packing,
+    share: Share,
     progress: Progress,
 ) -> Arrays:
-    """What a part of a text gives, by name: statistics, and results of its examples in order."""
+    """What a part of a text gives this process, by name: results of its examples, in order.
+
+    The leader has the statistics, too.
+    """
     rows = pack(items, packing.slots, packing.prompts)
     batches = (
         fill(items, rows[at : at + packing.rows], packing.rows, packing.slots, packing.prompts)
@@ -219,11 +259,18 @@ def _part(
     )
     sink = InMemory(len(items), np.array([sum(item.scope) for item in items]))
     observed = observe(
-        model, batches, settings.reducers, sink=sink, dtype=settings.dtype, progress=progress
+        model,
+        batches,
+        settings.reducers,
+        sink=sink,
+        dtype=settings.dtype,
+        slots=share.slots,
+        progress=progress,
     )
     n_batches = -(-len(rows) // packing.rows)
+    statistics = observed.statistics if share.leads else {}
     return {
-        **{f"statistic.{name}": values for name, values in observed.statistics.items()},
+        **{f"statistic.{name}": values for name, values in statistics.items()},
         **{f"example.{name}": _bits(values) for name, values in sink.values.items()},
         "tokens": np.array(observed.tokens),
         "slots": np.array(n_batches * packing.rows * packing.slots),
@@ -254,6 +301,7 @@ def _write_examples(
     writer: ZarrWriter,
     arrays: Mapping[str, NamedArray],
     part: Arrays,
+    share: Share,
     first: int,
     offsets: Int[np.ndarray, " E+1"],
 ) -> None:
@@ -266,17 +314,28 @@ def _write_examples(
         at = int(offsets[first]) if "token" in array.axes else first
         if array.dtype == BFLOAT16:
             values = values.view(BFLOAT16)
-        if array.axes.keys() & {"layer", "chosen_layer"}:
-            writer.write(name, (0, at, *(0,) * (values.ndim - 2)), values)
+        others = (0,) * (values.ndim - 2)
+        if not array.axes.keys() & {*LAYER_AXES}:
+            if share.leads:
+                writer.write(name, (at, *others), values[0])
+        elif share.count == 1:
+            writer.write(name, (0, at, *others), values)
         else:
-            writer.write(name, (at, *(0,) * (values.ndim - 2)), values[0])
+            for slot, of_layer in enumerate(values):
+                layer = share.rank + slot * share.count
+                writer.write(name, (layer, at, *others), of_layer[None])
 
 
 # The arrays -------------------------------------------------------------------------------------
 
 
 def named_arrays(
-    model: Model, settings: CaptureSettings, n_texts: int, n_examples: int, n_tokens: int
+    model: Model,
+    settings: CaptureSettings,
+    n_texts: int,
+    n_examples: int,
+    n_tokens: int,
+    layers_apart: bool = False,
 ) -> dict[str, NamedArray]:
     """The arrays that the reducers give, with their axes, by name."""
     arrays = {}
@@ -296,7 +355,7 @@ def named_arrays(
         if isinstance(reducer, Histogram):
             axes["bin"] = reducer.bins + 2
         about |= {k: v for k, v in asdict(reducer).items() if k in ("threshold", "low", "high")}
-        arrays[name] = NamedArray(name, axes, dtype, about)
+        arrays[name] = NamedArray(name, axes, dtype, about, layers_apart)
     return arrays
 
 

@@ -25,7 +25,14 @@ from jaxtyping import Int, Num
 
 from bridgex_jax.errors import InputError
 from bridgex_jax.store.manifest import read_file, read_manifest
-from bridgex_jax.store.named_arrays import BFLOAT16, META, NamedArray, ZarrReader, ZarrWriter
+from bridgex_jax.store.named_arrays import (
+    BFLOAT16,
+    LAYER_AXES,
+    META,
+    NamedArray,
+    ZarrReader,
+    ZarrWriter,
+)
 from bridgex_jax.store.paths import AnyPath, as_path
 
 if TYPE_CHECKING:
@@ -37,7 +44,6 @@ KIND = "capture"
 _OF_TEXTS = ("tokens_in_text",)
 _OF_EXAMPLES = ("example_text", "entry", "text_hash", "n_tokens", "first_token")
 _OF_TOKENS = ("token_example", "token_position", "token_id")
-_LAYERS = ("layer", "chosen_layer")
 
 
 @dataclass(frozen=True)
@@ -273,7 +279,7 @@ class Activations:
         """For every axis of an array the places that are wanted."""
         axes = self.axes(name)
         found = {axis: np.arange(size) for axis, size in axes.items()}
-        for axis in _LAYERS:
+        for axis in LAYER_AXES:
             if layers is not None and axis in axes:
                 found[axis] = self._places(axis, layers)
         if examples is not None and {"example", "token"} & set(axes):

@@ -35,18 +35,23 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _DTYPE = "bridgex_dtype"  # attribute: what the bits of an array are
 # Along these an array is cut, the first first; along all others it is whole.
 _CUT = ("token", "example", "layer", "chosen_layer", "text")
+LAYER_AXES = ("layer", "chosen_layer")
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 _QUOTED = re.compile(r'"(/[^"]+|[^"]+/c/[^"]+)"')
 
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array of the group before it is written: its axes by name, in order, with their sizes."""
+    """An array of the group before it is written: its axes by name, in order, with their sizes.
+
+    layers_apart: no file holds two layers, so that several processes can write a layer each.
+    """
 
     name: str
     axes: Mapping[str, int]
     dtype: np.dtype
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    layers_apart: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,6 +73,8 @@ def chunk_shapes(array: NamedArray) -> tuple[tuple[int, ...], tuple[int, ...]]:
         chunk[cut[0]] = max(1, min(array.axes[cut[0]], CHUNK_BYTES // one))
     shard = dict(chunk)
     for axis in cut:
+        if array.layers_apart and axis in LAYER_AXES:
+            continue
         room = SHARD_BYTES // (math.prod(shard.values()) * item)
         shard[axis] *= max(1, min(room, -(-array.axes[axis] // chunk[axis])))
     return tuple(chunk.values()), tuple(shard.values())
@@ -76,16 +83,21 @@ def chunk_shapes(array: NamedArray) -> tuple[tuple[int, ...], tuple[int, ...]]:
 class ZarrWriter:
     """A new group in an empty directory; `finish` makes it readable as one.
 
-    Several processes may write the same arrays: each what it holds, no element twice.
+    Several processes may write the same arrays: each what it holds, no element twice. One of them
+    writes the metadata.
     """
 
     def __init__(
-        self, directory: Path, arrays: Iterable[NamedArray], attributes: Mapping[str, Any]
+        self,
+        directory: Path,
+        arrays: Iterable[NamedArray],
+        attributes: Mapping[str, Any],
+        with_metadata: bool = True,
     ) -> None:
         self._directory = directory
         self._arrays = {array.name: array for array in arrays}
         self._attributes = dict(attributes)
-        self._stores = {name: _create(directory, array) for name, array in self._arrays.items()}
+        self._stores = {n: _create(directory, a, with_metadata) for n, a in self._arrays.items()}
 
     def write(
         self, name: str, start: Sequence[int], values: np.ndarray | jax.Array
@@ -134,7 +146,7 @@ def _blocks(values: np.ndarray | jax.Array) -> Iterator[tuple[tuple[int, ...], n
             yield tuple(s.start or 0 for s in shard.index), np.asarray(shard.data)
 
 
-def _create(directory: Path, array: NamedArray) -> Any:
+def _create(directory: Path, array: NamedArray, with_metadata: bool) -> Any:
     import tensorstore
 
     chunk, shard = chunk_shapes(array)
@@ -160,14 +172,14 @@ def _create(directory: Path, array: NamedArray) -> Any:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
         "codecs": [codec],
     }
+    how = {"create": True, "open": True} if with_metadata else {"assume_metadata": True}
     with _write_errors():
         return tensorstore.open(
             {
                 "driver": "zarr3",
                 "kvstore": _key_value_store(directory / array.name),
                 "metadata": metadata,
-                "create": True,
-                "open": True,  # another process may have been first
+                **how,
             }
         ).result()
 

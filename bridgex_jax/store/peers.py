@@ -1,7 +1,8 @@
-"""Several processes of one job run the same command; one of them, the leader, touches the disk.
+"""Several processes of one job run the same command and make one run; one of them leads.
 
-The store does not know JAX: whoever starts the job hands in `Peers` (with jax.distributed, process
-0 leads). All processes must reach the same steps of a run in the same order.
+The leader keeps the run's directory; the others write what is large (team_files.py) or nothing. The
+store does not know JAX: whoever starts the job hands in `Peers` (with jax.distributed, process 0
+leads). All processes must reach the same steps of a run in the same order.
 """
 
 from __future__ import annotations
@@ -21,20 +22,34 @@ class Peers(Protocol):
 
     @property
     def is_leader(self) -> bool:
-        """Whether this process is the one that reads and writes the run's directory."""
+        """Whether this is process 0, which keeps the run's directory."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+
+    @property
+    def count(self) -> int:
+        """How many processes there are."""
 
     def share(self, data: bytes | None) -> bytes:
         """The leader's `data` on every process; the others give None and wait for it."""
+
+    def collect(self, data: bytes) -> list[bytes]:
+        """The `data` of every process, by rank, on every process."""
 
 
 class Alone:
     """A job of one process."""
 
-    is_leader = True
+    is_leader, rank, count = True, 0, 1
 
     def share(self, data: bytes | None) -> bytes:
         assert data is not None
         return data
+
+    def collect(self, data: bytes) -> list[bytes]:
+        return [data]
 
 
 class Team:
@@ -44,7 +59,7 @@ class Team:
     """
 
     def __init__(self, peers: Peers, name: str) -> None:
-        self.is_leader = peers.is_leader
+        self.is_leader, self.rank, self.count = peers.is_leader, peers.rank, peers.count
         self._peers = peers
         self._name = name
         self._failure_is_known = False
@@ -65,6 +80,11 @@ class Team:
             raise
         self._say(step, _DONE + data)
         return data
+
+    def collect(self, step: str, data: bytes = b"") -> list[bytes]:
+        """The `data` of every process, by rank; none goes on before all are here."""
+        self.do(step, lambda: b"")  # the others hear that the leader is here, or why it is not
+        return self._peers.collect(data)
 
     def give_up(self, step: str, error: BaseException) -> None:
         """Tells the others of an error that ends the run here, unless they know of it.

@@ -15,7 +15,7 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Place:
         self.work = _work_directory(self.out)
         self._identity = identity
         self._ours: set[str] = set()  # files there that an earlier process put for this run
+        self._theirs: set[str] = set()  # files that other processes of this run put there
 
     def look(self) -> dict[str, Any] | None:
         """The manifest of the run that is there, unverified; None where there is room for one.
@@ -112,6 +113,11 @@ class Place:
         """Says in an object store that this run will be put there: bad access shows itself now."""
         if is_remote(self.out) and set(files_below(self.out) or ()) <= {_UPLOAD}:
             self._mark(())
+
+    def expect(self, names: Collection[str]) -> None:
+        """Says in an object store that other processes of this run will now put these files."""
+        self._theirs = set(names)
+        self._mark(())
 
     def retract(self) -> None:
         """Takes an announcement back to which no files came."""
@@ -171,7 +177,8 @@ class Place:
         )
 
     def _mark(self, names: Sequence[str]) -> None:
-        mark = {"identity": self._identity, "files": sorted({*self._ours, *names, MANIFEST})}
+        files = {*self._ours, *self._theirs, *names, MANIFEST}
+        mark = {"identity": self._identity, "files": sorted(files)}
         write_json(self.out / _UPLOAD, mark)
 
     def _clear(self, kept: set[str]) -> None:
@@ -179,7 +186,7 @@ class Place:
         assert is_remote(self.out)
         with suppress(InputError):  # Whoever may write need not be allowed to delete.
             ours = set(files_below(self.out) or ()) & (self._ours | {_UPLOAD})
-            for name in sorted(ours - kept):
+            for name in sorted(ours - kept - self._theirs):
                 remove_object(self.out / name)
 
     def set_aside(self, error: CorruptRun) -> str:

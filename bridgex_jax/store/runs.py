@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -45,6 +46,7 @@ from bridgex_jax.store.parts import check_name, unpack
 from bridgex_jax.store.paths import AnyPath, is_remote
 from bridgex_jax.store.peers import Alone, Peers, Team
 from bridgex_jax.store.places import Place, Taken
+from bridgex_jax.store.team_files import OwnPlace, find_own_place, parse_files
 from bridgex_jax.store.workplace import Workplace, hold_alone, hold_own, sweep
 
 _FACTS = frozenset({"model", "data", "devices", "implementation", "seed", "notes"})
@@ -72,7 +74,8 @@ def create_run(
     exclusive: False for the units of a sweep. Several processes, on any machines, may then make
         the same run at once: the first to finish wins, the others drop theirs. A run there that is
         not whole any more is made again (`redone` in the manifest's notes).
-    peers: the processes of one job that all make this run; only their leader touches the disk.
+    peers: the processes of one job that all make this run. Their leader keeps the directory; what
+        is large each may write itself (`own_path`, `own_part`).
 
     Entering raises InputError when `out` holds another run or other files, when the disk refuses,
     and, if exclusive, when another process is writing it, when a part-finished run of another
@@ -119,6 +122,10 @@ class RunDirectory:
         self._whole_parts: set[str] = set()
         self._work: Workplace | None = None  # the leader's
         self._scratch: Path | None = None  # a follower's
+        self._own: OwnPlace | None = None
+        self._theirs: dict[str, Any] = {}  # files that followers put into the object store
+        self._blind: list[str] = []  # processes that cannot write what they hold
+        self._uses_own = False
         self._made_parents: list[Path] = []
 
     @property
@@ -133,6 +140,8 @@ class RunDirectory:
             state = json.loads(self._team.do("begins", self._begin))
             if not self._team.is_leader:
                 self._follow(state)
+            elif self._work is not None:
+                self._own = OwnPlace(self._work.files, self._work.parts)
         except BaseException:
             self._abandon()
             raise
@@ -148,6 +157,8 @@ class RunDirectory:
             return
         try:
             if error is None:
+                if self._uses_own and self._team.count > 1:
+                    self._put_own_files()
                 state = json.loads(self._team.do("ends", self._end))
                 self.complete, self.directory = True, self.out
                 self.notice = state["notice"] or self.notice
@@ -230,6 +241,8 @@ class RunDirectory:
 
     def _state(self) -> bytes:
         state = {"complete": self.complete, "resumed": self.resumed, "notice": self.notice}
+        if self._work is not None:
+            state |= {"work": str(self._work.path), "mark": self._work.mark}
         return json_bytes(state | {"identity": self._identity})
 
     def _follow(self, state: Mapping[str, Any]) -> None:
@@ -249,6 +262,32 @@ class RunDirectory:
         else:
             self._scratch = Path(tempfile.mkdtemp(prefix="bridgex-"))
             self.directory = self._scratch
+            leaders, work, rank = Path(state["work"]), self._place.work, self._team.rank
+            self._own = find_own_place(leaders, state["mark"], work, self.out, rank, self._identity)
+
+    def _share_parts(self) -> None:
+        """What followers have of their own is known to all: parts of a killed run, or no place."""
+        own = self._own.whole if self._own else None
+        me = f"process {self._team.rank} on {socket.gethostname()}"
+        told = self._team.collect("shares its parts", json_bytes([me, own]))
+        for name, parts in map(json.loads, told):
+            if parts is None:
+                self._blind.append(name)
+            self._whole_parts |= set(parts or ())
+
+    def _put_own_files(self) -> None:
+        """Followers put what the leader does not see into the object store."""
+        own = self._own.list_files() if self._own else {}
+        self._theirs = parse_files(self._team.collect("lists its files", json_bytes(own)))
+        if self._theirs:
+            self._team.do("makes room", self._expect)
+            if self._own:
+                self._own.put(self.out, own)
+            self._team.collect("has put its files")
+
+    def _expect(self) -> bytes:
+        self._place.expect(self._theirs.keys())
+        return b""
 
     def _end(self) -> bytes:
         with self._disk_errors():
@@ -268,7 +307,7 @@ class RunDirectory:
     def _publish(self, files: Path, names: Sequence[str]) -> bool:
         """Puts the run in its place; False where another process has done so meanwhile."""
         for _ in range(_ATTEMPTS):
-            manifest = self.facts() | {"files": list_files(files, names)}
+            manifest = self.facts() | {"files": list_files(files, names) | self._theirs}
             write_json(files / MANIFEST, manifest)
             try:
                 self._place.publish(files, names)
@@ -287,6 +326,9 @@ class RunDirectory:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+        if self._own is not None:
+            self._own.leave(keep_parts=not self.complete)
+            self._own = None
         if self._work is None:
             return
         work, self._work = self._work, None
@@ -361,6 +403,31 @@ class RunDirectory:
         """Writes one JSON result file, with sorted keys and NaN as null."""
         self.write_bytes(name, json_bytes(value))
 
+    def own_path(self, name: str) -> Path:
+        """Where this process writes a file that no other of its peers writes.
+
+        InputError on all where one of them does not see the leader's disk and the run does not go
+        to an object store.
+        """
+        path = self._own_place().files / name
+        with disk_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _own_place(self) -> OwnPlace:
+        self._must_be_open()
+        if not self._uses_own and self._team.count > 1:
+            self._share_parts()
+        self._uses_own = True
+        if self._blind:
+            raise InputError(
+                f"{self._blind[0]} does not see this directory of the first process",
+                file=self.out,
+                remedy="give --out on a disk that all processes share, or in an object store",
+            )
+        assert self._own is not None
+        return self._own
+
     # Parts: a step of all peers together --------------------------------------------------------
 
     def has_part(self, name: str) -> bool:
@@ -398,6 +465,24 @@ class RunDirectory:
         if not self.has_part(name):
             self.save_part(name, compute())
         return self.load_part(name)
+
+    def own_part(
+        self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]
+    ) -> Mapping[str, np.ndarray]:
+        """Like `part`, for arrays of which each process computes, keeps and gets back its own.
+
+        All compute where one of them has lost its part, or they are more or fewer than before.
+        """
+        place = self._own_place()
+        count, rank = self._team.count, self._team.rank
+        own = f"{name}.{rank}of{count}"
+        check_name(own)
+        if all(f"{name}.{i}of{count}" in self._whole_parts for i in range(count)):
+            return unpack(place.parts.read(own))
+        arrays = compute()
+        with disk_errors(place.parts.directory):
+            place.parts.save(own, arrays)
+        return arrays
 
     # Facts for the manifest --------------------------------------------------------------------
 

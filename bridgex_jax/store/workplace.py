@@ -33,16 +33,19 @@ _ABANDONED = 24 * 3600  # seconds after which what another machine left beside a
 
 
 class Workplace:
-    """A hidden directory held by this process. files: the results; parts: what a next run uses."""
+    """A hidden directory held by this process.
+
+    files: the results. parts: what a next run uses. mark: what its lock holds.
+    """
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self.files = path / "files"
         self.parts = Parts(path / "parts")
         self._lock = lock
-        self._mark = secrets.token_hex(16).encode()
+        self.mark = secrets.token_hex(16)
         os.ftruncate(lock, 0)
-        os.pwrite(lock, self._mark, 0)
+        os.pwrite(lock, self.mark.encode(), 0)
 
     def prepare(self, identity: Mapping[str, Any]) -> list[str]:
         """Makes it ready for a run; the names of the whole parts that are there."""
@@ -70,11 +73,15 @@ class Workplace:
             os.close(self._lock)
 
     def _is_ours(self) -> bool:
-        """Whether the lock under its name is the one that this process marked."""
-        try:
-            return (self.path / "lock").read_bytes() == self._mark
-        except OSError:
-            return False
+        return sees(self.path, self.mark)
+
+
+def sees(path: Path, mark: str) -> bool:
+    """Whether the hidden directory there is the one whose lock was so marked."""
+    try:
+        return (path / "lock").read_bytes() == mark.encode()
+    except OSError:
+        return False
 
 
 def hold_alone(path: Path, out: AnyPath) -> Workplace:

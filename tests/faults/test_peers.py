@@ -22,10 +22,26 @@ from bridgex_jax.store.runs import create_run
 
 @dataclass
 class Member:
-    """A process of the job; `share` as a job's broadcast has it."""
+    """A process of the job; `share` as a job's broadcast has it, `collect` as its all-gather."""
 
-    is_leader: bool
+    rank: int
+    count: int
+    barrier: threading.Barrier
+    told: list[bytes]
+    patience: float
     mail: list[queue.Queue] = field(default_factory=list)
+
+    @property
+    def is_leader(self) -> bool:
+        return self.rank == 0
+
+    def collect(self, data: bytes) -> list[bytes]:
+        self.barrier.wait(self.patience)
+        self.told[self.rank] = data
+        self.barrier.wait(self.patience)
+        found = list(self.told)
+        self.barrier.wait(self.patience)
+        return found
 
     def share(self, data: bytes | None) -> bytes:
         if self.is_leader:
@@ -34,16 +50,17 @@ class Member:
                 box.put(data)
             return data
         assert data is None
-        return self.mail[0].get(timeout=10)
+        return self.mail[0].get(timeout=self.patience)
 
 
-def together(act, n=3, *, to_the_end=True):
+def together(act, n=3, *, to_the_end=True, patience=10):
     """`act(member)` in `n` threads, the leader's first; results or exceptions.
 
     to_the_end: every process must have heard everything that the leader said.
     """
     boxes = [queue.Queue() for _ in range(n - 1)]
-    members = [Member(True, boxes), *(Member(False, [box]) for box in boxes)]
+    shared = n, threading.Barrier(n), [b""] * n, patience
+    members = [Member(i, *shared, [boxes[i - 1]] if i else boxes) for i in range(n)]
     found = [None] * n
 
     def call(i):
@@ -222,3 +239,47 @@ def test_processes_with_other_settings_or_inputs_are_told_so(tmp_path):
     assert leader is None
     assert isinstance(follower, InputError)
     assert "other settings or inputs than the first (seed: 0 there, 1 here)" in str(follower)
+
+
+def write_own(peers, out, killed=False):
+    """A run in which every process writes a file and keeps a part; what parts it computed."""
+    computed = []
+
+    def compute(name):
+        computed.append(name)
+        return {"x": np.full(3, peers.rank)}
+
+    with begin(out, peers) as run:
+        for name in ("one", "two"):
+            found = run.own_part(name, lambda name=name: compute(name))["x"].tolist()
+            assert found == [peers.rank] * 3
+            if killed:
+                raise KeyboardInterrupt
+        run.own_path(f"data/{peers.rank}.bin").write_bytes(bytes([peers.rank]))
+        if peers.is_leader:
+            run.write_text("choice.json", "{}")
+    return computed
+
+
+def test_every_process_writes_files_of_its_own_into_one_run(tmp_path):
+    out = tmp_path / "one"
+    assert [type(e) for e in together(lambda p: write_own(p, out, killed=True))] == [
+        KeyboardInterrupt
+    ] * 3
+    assert together(lambda p: write_own(p, out)) == [["two"]] * 3
+    assert set(verify_run(out)["files"]) == {"choice.json", *(f"data/{i}.bin" for i in range(3))}
+    assert (out / "data/2.bin").read_bytes() == b"\2"
+
+
+def test_parts_of_another_number_of_processes_are_computed_again(tmp_path):
+    together(lambda p: write_own(p, tmp_path / "one", killed=True))
+    assert together(lambda p: write_own(p, tmp_path / "one"), n=2) == [["one", "two"]] * 2
+
+
+def test_processes_that_do_not_see_the_disk_are_named_by_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("bridgex_jax.store.team_files.sees", lambda path, mark: False)
+    found = together(lambda p: write_own(p, tmp_path / "one"))
+    assert [str(error) for error in found] == [str(found[0])] * 3
+    assert "process 1 on" in str(found[0])
+    assert "share" in str(found[0])
+    assert not (tmp_path / "one").exists()

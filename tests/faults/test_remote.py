@@ -28,6 +28,7 @@ from bridgex_jax.store.files import write_bytes
 from bridgex_jax.store.manifest import CorruptRun, read_manifest, verify_run
 from bridgex_jax.store.paths import as_path, file_system, files_below, read_bytes
 from bridgex_jax.store.runs import create_run
+from tests.faults.test_peers import together, write_own
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
@@ -488,3 +489,37 @@ def test_a_model_is_read_from_the_store_without_a_copy_of_its_weights(bucket, ti
     put(f"{bucket}/models/cut/config.json", b"{}")
     with pytest.raises(InputError, match="model_type"):
         load_model(f"{bucket}/models/cut", quiet=True)
+
+
+def test_processes_on_other_machines_put_their_own_files(bucket, tmp_path, monkeypatch):
+    """What they hold of a killed run is found again; nothing of theirs stays behind."""
+    monkeypatch.setattr("bridgex_jax.store.team_files.sees", lambda path, mark: False)
+    out = f"{bucket}/run"
+    assert [type(e) for e in together(lambda p: write_own(p, out, killed=True))] == [
+        KeyboardInterrupt
+    ] * 3
+    assert together(lambda p: write_own(p, out)) == [["two"]] * 3
+    names = {"choice.json", *(f"data/{i}.bin" for i in range(3))}
+    assert set(verify_run(as_path(out))["files"]) == names
+    assert set(files_below(as_path(out))) == {*names, "manifest.json"}
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+
+
+def test_an_upload_by_several_processes_that_was_cut_is_finished_by_the_same_command(
+    bucket, monkeypatch
+):
+    monkeypatch.setattr("bridgex_jax.store.team_files.sees", lambda path, mark: False)
+    out, publish = f"{bucket}/run", places.Place.publish
+
+    def cut(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(places.Place, "publish", cut)
+    found = together(lambda p: write_own(p, out), to_the_end=False, patience=2)
+    assert type(found[0]) is KeyboardInterrupt
+    left = set(files_below(as_path(out)))
+    assert {"data/1.bin", "data/2.bin", ".upload.json"} <= left
+    assert "manifest.json" not in left
+    monkeypatch.setattr(places.Place, "publish", publish)
+    together(lambda p: write_own(p, out))
+    assert set(verify_run(as_path(out))["files"]) >= {"data/1.bin", "data/2.bin"}

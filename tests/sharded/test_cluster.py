@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 from bridgex_jax.data.corpora import read_corpus
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import CountSettings, run_count
+from bridgex_jax.store.activations import open_activations
+from bridgex_jax.store.manifest import verify_run
 
 # The command line with quicker signs of life, so that the test need not wait.
 BRIDGEX = """
@@ -80,6 +82,27 @@ def test_two_processes_write_one_run_with_the_counts_of_one(tmp_path, tiny_model
         ours, theirs = (load_file(d / "counts" / f"{code}.safetensors") for d in (out, alone))
         assert np.abs(ours["halves"] - theirs["halves"]).sum() <= 8  # flips within rounding of 0
         np.testing.assert_allclose(ours["sums"], theirs["sums"], rtol=1e-5, atol=1e-3)
+
+
+def test_each_of_two_processes_writes_its_layers_of_one_capture(tmp_path, tiny_model, corpora):
+    sites = ("--site", "mlp_gate_act=count,token_mean,full", "--site", "final_norm=last_token")
+    options = ("capture", tiny_model.source.path, "--corpus", *corpora, "--examples", 20, *sites,
+               "--layers", "0-2")  # fmt: skip
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    found = finish(start(2, *options, "--mesh", "data=2,tensor=2", "--out", together))
+    assert [status for status, _, _ in found] == [0, 0], found[0][2][-2000:] + found[1][2][-2000:]
+    ((status, _, err),) = finish([launch((*options, "--mesh", "data=2", "--out", alone))])
+    assert status == 0, err[-2000:]
+    ours, theirs = open_activations(together), open_activations(alone)
+    assert ours.names == theirs.names
+    for name in ours.names:
+        a, b = ours.numpy(name), theirs.numpy(name)
+        if a.dtype.kind == "i":
+            assert np.abs(a - b).sum() <= 8  # flips within rounding of 0
+        else:
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * np.abs(b).max())
+    files = verify_run(together)["files"]
+    assert len([n for n in files if n.startswith("activations.zarr/mlp_gate_act_full/c/")]) == 3
 
 
 def test_slurm_tells_the_processes_of_each_other(tmp_path, tiny_model, corpora):
