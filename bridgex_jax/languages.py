@@ -149,6 +149,9 @@ _BY_CODE: dict[str, Language] = {
 } | {alias: LANGUAGES[code] for alias, code in _ALIASES.items()}
 
 
+_ADDED: dict[str, Language] = {}  # by `add_language`, before a command begins
+
+
 def language(code: str) -> Language:
     """The language of a MUSE/ISO 639-1, ISO 639-3 or FLORES-200 code, with or without a region.
 
@@ -161,6 +164,32 @@ def language(code: str) -> Language:
     if tag and tag[1] in _BY_CODE:
         return _BY_CODE[tag[1]]
     raise InputError(f"unknown language code {code!r}", remedy=_suggestion(key))
+
+
+def add_language(code: str, endonym: str, scripts: frozenset[str]) -> Language:
+    """A language that the table lacks, for the rest of this process; its code names it everywhere.
+
+    Raises InputError for a code of another form, and for one of a language of the table.
+    """
+    if not endonym or not re.fullmatch(r"[a-z]{2,3}(_[A-Z][a-z]{3})?", code):
+        raise InputError(
+            f"{code},{endonym} is no code and name of a language",
+            remedy="write for example --language quy,Runasimi",
+        )
+    known = _BY_CODE.get(code.lower())
+    if known is not None and (known.code not in _ADDED or known.endonym != endonym):
+        raise InputError(
+            f"{code} is {known.name} ({known.endonym}) already",
+            remedy="use the table's, or another code",
+        )
+    entry = Language(code, code, code, endonym, endonym, "unknown", scripts)
+    _BY_CODE[code.lower()] = _ADDED[code] = entry
+    return entry
+
+
+def added_languages() -> dict[str, str]:
+    """Codes and endonyms of `add_language`, for the identity of runs."""
+    return {code: entry.endonym for code, entry in _ADDED.items()}
 
 
 def _suggestion(key: str) -> str:

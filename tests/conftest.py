@@ -1,13 +1,19 @@
 """Strict JAX for all tests: no silent promotion of rank or dtype, no cache on disk."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 
 # A shell starts background jobs with SIGINT ignored, and their children would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What models answered before, in the user's cache, must not answer a test.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="bridgex-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import jax  # noqa: E402
 

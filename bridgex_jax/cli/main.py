@@ -19,7 +19,7 @@ from bridgex_jax.cli import (
     select,
     sweep,
 )
-from bridgex_jax.cli.options import BAD_INPUT, Parser, complain
+from bridgex_jax.cli.options import BAD_INPUT, Parser, add_languages, complain
 from bridgex_jax.errors import InputError
 
 VERBS = (demo, count, select, evaluate, sweep, capture, plan, report, bench)
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     runtime.use_compilation_cache()
     try:
         _join(args)
+        add_languages(getattr(args, "language", ()))
         status = args.run(args)
         sys.stdout.flush()
         return status

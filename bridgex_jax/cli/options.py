@@ -86,6 +86,13 @@ def add_model(parser: Parser) -> None:
         default="float32",
         help="of parameters and activations",
     )
+    parser.add_argument(
+        "--language",
+        action="append",
+        default=[],
+        metavar="CODE,ENDONYM",
+        help="a language that the table lacks, with its own name, such as quy,Runasimi",
+    )
     add_devices(parser)
 
 
@@ -141,6 +148,17 @@ def add_corpora(parser: Parser) -> None:
         "--row-length", type=positive, metavar="T", help="tokens a row (default: 2048, at most "
         "the model's context)"
     )  # fmt: skip
+
+
+def add_languages(items: Sequence[str]) -> None:
+    """--language CODE,ENDONYM, before any other option is looked at."""
+    if items:
+        from bridgex_jax.data.text import scripts_of
+        from bridgex_jax.languages import add_language
+
+        for item in items:
+            code, _, endonym = (part.strip() for part in item.partition(","))
+            add_language(code, endonym, scripts_of(endonym))
 
 
 def model_of(args: argparse.Namespace) -> Any:

@@ -204,17 +204,19 @@ def complete(
     batch_size: int,
     max_new_tokens: int = MAX_NEW_TOKENS,
     stops: Stops | None = None,
+    special_tokens: bool = True,
     progress: Progress = _silent,
 ) -> list[str]:
     """The continuation of every prompt as text, cut before the string that it stopped at.
 
-    A prompt that occurs twice is computed once. See `complete_ids`.
+    A prompt that occurs twice is computed once. special_tokens: whether the tokenizer adds its own
+    (a chat template has written them already). See `complete_ids`.
     """
     if not prompts:
         return []
     stops = stops or answer_stops(model)
     distinct = list(dict.fromkeys(prompts))
-    coded = model.tokenizer(distinct)["input_ids"]
+    coded = model.tokenizer(distinct, add_special_tokens=special_tokens)["input_ids"]
     encoded = [Encoded(tuple(ids), (False,) * len(ids)) for ids in coded]
     generated = complete_ids(
         model,

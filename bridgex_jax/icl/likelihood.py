@@ -49,6 +49,7 @@ def score_continuations(
     mesh: Mesh,
     *,
     batch_size: int = 64,
+    special_tokens: bool = True,
     progress: Progress = _silent,
 ) -> Likelihoods:
     """log p(continuation | prompt) of every pair, in the order given; W of each.
@@ -61,6 +62,7 @@ def score_continuations(
     Args:
       prompts: one for each continuation; equal ones are computed once.
       batch_size: as many tokens at once as this many of the longest text have.
+      special_tokens: whether the tokenizer adds its own.
 
     Raises InputError where a text exceeds the model's context, and where no token stands before a
     continuation (an empty prompt, and the tokenizer adds no beginning-of-sequence token).
@@ -68,7 +70,7 @@ def score_continuations(
     pairs = list(zip(prompts, continuations, strict=True))
     if not pairs:
         return Likelihoods(np.zeros(0), np.zeros(0, np.int64))
-    encoded = _encode(model.tokenizer, pairs)
+    encoded = _encode(model.tokenizer, pairs, special_tokens)
     longest = max(len(item.ids) for item in encoded)
     check_room(model.config, longest, 0)
     row_length = max(ROW_LENGTH, 2 * bucket_length(longest))
@@ -91,11 +93,17 @@ def score_continuations(
     return Likelihoods(totals, np.array([sum(item.scope) for item in encoded]))
 
 
-def _encode(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Encoded]:
+def _encode(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], special_tokens: bool
+) -> list[Encoded]:
     """Whole texts; in scope is what follows the tokens that a text and its prompt begin with."""
     distinct = list(dict.fromkeys(prompt for prompt, _ in pairs))
-    alone = dict(zip(distinct, tokenizer(distinct)["input_ids"], strict=True))
-    texts = tokenizer([prompt + continuation for prompt, continuation in pairs])["input_ids"]
+
+    def ids_of(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=special_tokens)["input_ids"]
+
+    alone = dict(zip(distinct, ids_of(distinct), strict=True))
+    texts = ids_of([prompt + continuation for prompt, continuation in pairs])
     encoded = []
     for (prompt, continuation), ids in zip(pairs, texts, strict=True):
         both = zip(ids, alone[prompt], strict=False)

@@ -20,16 +20,13 @@ from bridgex_jax import cluster, runtime
 from bridgex_jax.bridge.spectrum import ProbeValues
 from bridgex_jax.data.cldr import Concept, concepts_digest, fold, read_concepts, stable_fraction
 from bridgex_jax.data.dictionaries import Dictionary, WordPair
-from bridgex_jax.icl.bli import Task
+from bridgex_jax.icl.conditions import Item, PairTask, evaluate_conditions
+from bridgex_jax.icl.task import read_task
 from bridgex_jax.models.load import Model, load_model
+from bridgex_jax.pipelines.answering import ModelAnswerer
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import CountSettings, count_languages
-from bridgex_jax.pipelines.evaluate import (
-    EvaluateSettings,
-    answer_directions,
-    answer_rows,
-    summarise,
-)
+from bridgex_jax.pipelines.evaluate import EvaluateSettings, answer_rows, summarise
 from bridgex_jax.pipelines.inputs import builtin_directory, cldr_corpus, model_facts
 from bridgex_jax.pipelines.publish import corpus_source, pair_report, publish
 from bridgex_jax.pipelines.select import (
@@ -130,7 +127,7 @@ def split_concepts(concepts: Sequence[Concept], seed: int) -> Held:
 
 def evaluation_task(
     source: str, target: str, concepts: Sequence[Concept], n: int | None = None
-) -> Task:
+) -> PairTask:
     """Concepts whose target word is neither the source word nor the English one, at most n.
 
     Every source has its own, by a hash of their identifiers: its directions share the words, and
@@ -142,7 +139,9 @@ def evaluation_task(
         if fold(c.words[target]) not in (fold(c.words[source]), fold(c.words["en"]))
     ]
     kept.sort(key=lambda c: stable_fraction(source, c.id))
-    return Task(source, target, {c.words[source]: (c.words[target],) for c in kept[:n]})
+    # As a dictionary, so that a word that names two concepts is asked once.
+    gold = {c.words[source]: (c.words[target],) for c in kept[:n]}
+    return PairTask(source, target, tuple(Item(word, word, golds) for word, golds in gold.items()))
 
 
 def concept_dictionary(source: str, target: str, concepts: Sequence[Concept]) -> Dictionary:
@@ -154,7 +153,7 @@ def concept_dictionary(source: str, target: str, concepts: Sequence[Concept]) ->
 def run_demo(settings: DemoSettings, out: AnyPath, console: Console) -> DemoResult:
     """Chooses and evaluates bridges for all directions into a run directory of kind `demo`."""
     directory = builtin_directory()
-    recipe = read_recipe(directory)
+    recipe, form = read_recipe(directory), read_task("bli")
     mix = recipe["mix"]
     poor, bridges = tuple(mix["poor"]), tuple(mix["bridges"])
     concepts = read_concepts([*mix["bridges"], *mix["ordinary"], *mix["poor"]])
@@ -197,7 +196,8 @@ def run_demo(settings: DemoSettings, out: AnyPath, console: Console) -> DemoResu
         with run.stage("evaluate"):
             tasks = [evaluation_task(*pair, held.evaluation, settings.words) for pair in selections]
             evaluate = EvaluateSettings(seed=settings.seed, batch_size=settings.batch_size)
-            results = answer_directions(model, tasks, bridges, evaluate, mesh, console, run.part)
+            answerer = ModelAnswerer(model, console, batch_size=settings.batch_size)
+            results = evaluate_conditions(form, tasks, bridges, answerer)
         run.record(
             model=model_facts(model),
             devices=runtime.describe_devices(model.mesh),
@@ -205,14 +205,18 @@ def run_demo(settings: DemoSettings, out: AnyPath, console: Console) -> DemoResu
             seed=settings.seed,
             data={"concepts": len(concepts), "probe": len(held.probe),
                   "evaluation": len(held.evaluation), "recipe": recipe},
-            notes={"warnings": console.warnings},
+            notes={"warnings": console.warnings, "prompts": answerer.facts()},
         )  # fmt: skip
         by_word = {(code, c.words[code]): c for c in held.evaluation for code in poor}
         rows = answer_rows(
-            tasks, results, lambda task, bridge, word: (by_word[task.source, word].words[bridge],)
+            form,
+            tasks,
+            results,
+            lambda task, bridge, word: (by_word[task.source, word].words[bridge],),
         )
         write_answers(run.path("answers.parquet"), rows)
         evaluation = summarise(
+            form,
             tasks,
             results,
             bridges,

@@ -20,7 +20,7 @@ from bridgex_jax.data.cldr import concepts_digest, read_concepts, sentences
 from bridgex_jax.data.corpora import Corpus, read_corpus
 from bridgex_jax.data.dictionaries import Dictionary, WordPair, find_dictionary
 from bridgex_jax.errors import InputError
-from bridgex_jax.languages import language
+from bridgex_jax.languages import added_languages, language
 from bridgex_jax.models.load import Model, load_model
 from bridgex_jax.store.paths import AnyPath
 
@@ -67,6 +67,12 @@ def model_facts(model: Model) -> dict[str, Any]:
         "dtype": str(jax.tree.leaves(model.params)[0].dtype),
         "attention": model.layout.attention if model.layout else "products",
     }
+
+
+def added_language_names() -> dict[str, Any]:
+    """What prompts call languages that the user added: a part of what a run was made from."""
+    added = added_languages()
+    return {"languages": added} if added else {}
 
 
 def dictionary_facts(words: Dictionary) -> dict[str, Any]:

@@ -42,10 +42,12 @@ from bridgex_jax.icl.completion import complete, complete_ids
 from bridgex_jax.models.load import Model
 from bridgex_jax.neurons import sets as neuron_sets
 from bridgex_jax.neurons import similarity
+from bridgex_jax.pipelines.choosers import FILE as CHOOSERS
+from bridgex_jax.pipelines.choosers import choosers_of, neuron_choosers
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import CountSettings, OpenRun, Part, count_languages
 from bridgex_jax.pipelines.estimate import estimate_select
-from bridgex_jax.pipelines.inputs import dictionary_facts, model_facts
+from bridgex_jax.pipelines.inputs import added_language_names, dictionary_facts, model_facts
 from bridgex_jax.pipelines.publish import (
     corpus_source,
     dictionary_source,
@@ -471,6 +473,7 @@ def run_select(
         "dictionary": request.words.sha256,
         "corpora": {c: corpus.sha256 for c, corpus in (request.corpora or {}).items()},
         "counts": {c: item.digest for c, item in (counts or {}).items()},
+        **added_language_names(),
     }
     opened = open_run(
         out, kind="select", settings=asdict(settings), inputs=inputs, peers=cluster.peers()
@@ -539,5 +542,8 @@ def _publish(
         warnings=tuple(console.warnings),
         score_name=score_name(settings.spectrum),
     )
+    scores = neuron_choosers(sets, selection)
+    pairs = {(request.source, request.target): scores}
+    run.write_json(CHOOSERS, choosers_of(pairs))
     publish(run, report)
     return report

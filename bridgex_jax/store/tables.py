@@ -44,16 +44,19 @@ OVERLAP_SCHEMA = pa.schema(
 )
 ANSWER_SCHEMA = pa.schema(
     [
+        pa.field("task", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("target", pa.string(), nullable=False),
         pa.field("condition", pa.string(), nullable=False),
         pa.field("bridge", pa.string()),
-        pa.field("word", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("normalised", pa.string()),
         pa.field("gold", pa.list_(pa.string()), nullable=False),
         pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("f1", pa.float64()),
+        pa.field("log_probability", pa.float64()),
         pa.field("hop1_prompt", pa.string()),
         pa.field("hop1_answer", pa.string()),
         pa.field("hop1_correct", pa.bool_()),
@@ -89,23 +92,28 @@ class OverlapMatrix:
 
 @dataclass(frozen=True)
 class Answer:
-    """One evaluated word under one condition ("zero_shot", or the bridge through which it went).
+    """One question under one condition ("zero_shot", or the bridge through which it went).
 
-    answer: the raw continuation; normalised: what was compared, None when it could not be parsed;
-    log_probability: of the best gold answer, in nats; hop1_*: the step into the bridge, if there
-    was one.
+    item: what it is known by: the word, or the key in its data. prompt: "" where the step into the
+    bridge gave nothing to go on with. answer: the raw continuation, or the label that was chosen;
+    normalised: what was compared, None when it could not be read. correct: by the task's first
+    metric. log_probability: of the most probable right answer, in nats. hop1_*: the step into the
+    bridge, if there was one.
     """
 
+    task: str
     source: str
     target: str
     condition: str
     bridge: str | None
-    word: str
+    item: str
     prompt: str
     answer: str
     normalised: str | None
     gold: tuple[str, ...]
     correct: bool
+    f1: float | None = None
+    log_probability: float | None = None
     hop1_prompt: str | None = None
     hop1_answer: str | None = None
     hop1_correct: bool | None = None
@@ -184,7 +192,7 @@ def read_overlap(path: AnyPath) -> OverlapMatrix:
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
-    """Writes `answers.parquet`: every evaluated word with its prompt, answer and gold."""
+    """Writes `answers.parquet`: every question with its prompt, answer and gold."""
     names = ANSWER_SCHEMA.names
     _write(path, ANSWER_SCHEMA, [tuple(getattr(a, name) for name in names) for a in answers])
 

@@ -224,7 +224,7 @@ def test_evaluate_leaves_the_probe_words_out(tiny_directory, dictionary, corpora
         "--dictionary", f"id-he={dictionary}", "--select", tmp_path / "s",
         "--out", tmp_path / "e",
     )  # fmt: skip
-    assert status == 2 and "2 words are left" in err
+    assert status == 2 and "2 questions are left" in err
     status, shown, err = run(
         capsys, "evaluate", tiny_directory, "--source", "id", "--target", "he", "--bridges", "en",
         "--dictionary", f"id-he={dictionary}", "--out", tmp_path / "e", "--show", "3",

@@ -91,8 +91,9 @@ def test_overlap_and_answers_survive_the_disk(tmp_path):
     assert pq.read_schema(tmp_path / "overlap.parquet").equals(OVERLAP_SCHEMA)
 
     answers = (
-        Answer("id", "he", "zero_shot", None, "rumah", "p", '"בית"', "בית", ("בית",), True),
-        Answer("id", "he", "de", "de", "air", "p", "?", None, ("מים", "מי"), False,
+        Answer("bli", "id", "he", "zero_shot", None, "rumah", "p", '"בית"', "בית", ("בית",), True,
+               log_probability=-0.25),
+        Answer("bli", "id", "he", "de", "de", "air", "p", "?", None, ("מים", "מי"), False, f1=0.5,
                hop1_prompt="q", hop1_answer="Wasser", hop1_correct=True),
     )  # fmt: skip
     write_answers(tmp_path / "answers.parquet", answers)

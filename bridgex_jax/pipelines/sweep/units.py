@@ -36,7 +36,7 @@ def code_version() -> str:
     roots = [package, *(Path(place).resolve() for place in kernels.__path__)]
     digest = hashlib.sha256()
     for root in dict.fromkeys(roots):
-        for file in sorted(root.rglob("*.py")):
+        for file in sorted([*root.rglob("*.py"), *root.rglob("*.yaml")]):
             digest.update(f"{file.relative_to(root).as_posix()}\n".encode())
             digest.update(file.read_bytes())
     versions = collect_versions()
