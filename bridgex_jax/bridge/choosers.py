@@ -13,7 +13,6 @@ D feature, V vocabulary entry, n sentence.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ CHOOSERS: Mapping[str, str] = MappingProxyType(
         "typology": "typological closeness (URIEL) to source and to target",
         "tokenizer": "tokens in common with source and with target",
         "english": "always English",
-        "random": "a draw that is the same in every process",
+        "random": "any bridge: the mean over all of them",
         "table": "the user's own scores, from a file",
         "oracle": "the bridge that proved most accurate: an upper bound, known only afterwards",
     }
@@ -283,20 +282,6 @@ def fixed(bridge: str, bridges: Sequence[str]) -> Scores:
     if bridge not in bridges:
         return dict.fromkeys(bridges, math.nan)
     return {b: float(b == bridge) for b in bridges}
-
-
-def random(source: str, target: str, bridges: Sequence[str], *, seed: int = 0) -> Scores:
-    """A uniform number in 0…1 of (seed, source, target, bridge), the same in every process.
-
-    By SHA-256, since Python's own hash differs between processes. A bridge keeps its number
-    whatever the other candidates are; the two directions of a pair have their own.
-    """
-
-    def draw(bridge: str) -> float:
-        key = f"{seed}\t{source}\t{target}\t{bridge}".encode()
-        return int.from_bytes(hashlib.sha256(key).digest()[:6], "big") / 2**48
-
-    return {bridge: draw(bridge) for bridge in bridges}
 
 
 def table(

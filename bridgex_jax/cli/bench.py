@@ -10,7 +10,7 @@ from typing import Any
 from bridgex_jax.cli.options import add_verb, positive
 
 # The names of pipelines/bench.py, which would load jax.
-WHAT = ("capture", "generate", "hsic", "memory", "spectrum", "all")
+WHAT = ("capture", "generate", "evaluate", "hsic", "memory", "spectrum", "all")
 
 
 def add(verbs: Any) -> None:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from bridgex_jax.cli import (
+    ablate,
     bench,
     capture,
     count,
@@ -18,11 +19,12 @@ from bridgex_jax.cli import (
     report,
     select,
     sweep,
+    verdict,
 )
 from bridgex_jax.cli.options import BAD_INPUT, Parser, add_languages, complain
 from bridgex_jax.errors import InputError
 
-VERBS = (demo, count, select, evaluate, sweep, capture, plan, report, bench)
+VERBS = (demo, count, select, ablate, evaluate, verdict, sweep, capture, plan, report, bench)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

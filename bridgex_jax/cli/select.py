@@ -70,6 +70,9 @@ def add(verbs: Any) -> None:
                         "prefers larger sets")  # fmt: skip
     parser.add_argument("--compat", choices=("paper", "reference"), help="the paper's, or the "
                         "released code's, estimator, bandwidth and rules instead")  # fmt: skip
+    parser.add_argument("--parallel", type=positive, metavar="N", help="the first N lines of the "
+                        "corpora say the same in all languages (FLORES-200): compare their hidden "
+                        "states too, as choosers")  # fmt: skip
     parser.add_argument("--resamples", type=positive, default=1000, help="bootstrap draws")
     parser.add_argument("--permutations", type=positive, default=499, help="of the null")
     parser.add_argument("--out", required=True, metavar="RUN", help="run directory to write")
@@ -78,7 +81,7 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import select as job
-    from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora
+    from bridgex_jax.pipelines.inputs import BUILTIN, CLDR, read_corpora
     from bridgex_jax.store.paths import as_path
 
     settings = job.settings_from(vars(args))
@@ -90,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         corpora = read_corpora(texts, languages, args.seed)
     elif args.corpus:
         raise InputError("--corpus and --counts are both given", remedy="give one of them")
+    if args.parallel and (corpora is None or CLDR in {c.file for c in corpora.values()}):
+        raise InputError("--parallel needs corpora of files", remedy="give --corpus CODE=FILE …")
     model = model_of(args)
     request = job.Request(words.source, words.target, bridges, words, corpora, args.counts)
     result = job.run_select(model, request, settings, as_path(args.out), console(args))

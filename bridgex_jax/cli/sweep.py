@@ -1,4 +1,4 @@
-"""`bridgex sweep`: models × pairs × settings of a plan; `sweep status DIR`: how far it is."""
+"""`bridgex sweep`: models × pairs × settings (× tasks) of a plan; `sweep status DIR`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ def add(verbs: Any) -> None:
     parser = add_verb(
         verbs,
         "sweep",
-        "select bridges for many models, pairs and settings; nothing is computed twice",
+        "select bridges for many models, pairs and settings, and evaluate them in tasks; nothing "
+        "is computed twice",
         "  bridgex sweep experiments/sweep_builtin.yaml --out runs/sweep --dry-run\n"
         "  bridgex sweep experiments/sweep_builtin.yaml --out runs/sweep\n"
+        "  bridgex sweep experiments/paper_builtin.yaml --out runs/paper         (evaluates too)\n"
         "  bridgex sweep PLAN.yaml --out runs/sweep --shard 3/16      (or: --shard auto)\n"
         "  bridgex sweep PLAN.yaml --out runs/sweep --engine ray --workers 4\n"
         "  bridgex sweep status runs/sweep\n\n"

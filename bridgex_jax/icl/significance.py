@@ -276,7 +276,7 @@ def win_rates(correct: Sequence[Correct], choosers: Mapping[str, Sequence[str]])
             [np.float64(one[pick]).mean() for pick, one in zip(picks, correct, strict=True)]
             for picks in choosers.values()
         ]
-    )  # [C, pairs]
+    ).reshape(len(names), len(correct))
     lead = accuracy[:, None] - accuracy[None]
     tie = _TIE * np.abs(accuracy).max(initial=0.0)
     wins = (lead > tie).sum(axis=2)

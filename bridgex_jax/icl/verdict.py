@@ -281,6 +281,8 @@ def check(
         if not all(np.isfinite(values).all() for values in one.values()):
             raise ValueError(f"pair {index} has a score that is not finite")
     for name, picks in choosers.items():
+        if name in (ZERO_SHOT, RANDOM, ORACLE, _SPLIT, *bridges):
+            raise ValueError(f"a chooser cannot be called {name}, which is a rule of its own")
         for index, (pick, one) in enumerate(zip(picks, correct, strict=True)):
             if pick not in one:
                 raise ValueError(f"{name} picks {pick} in pair {index}, which was not evaluated")

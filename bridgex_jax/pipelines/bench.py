@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bridgex_jax.pipelines.bench_capture import bench_capture
+from bridgex_jax.pipelines.bench_evaluate import bench_evaluate
 from bridgex_jax.pipelines.bench_generate import bench_generate
 from bridgex_jax.pipelines.bench_hsic import bench_hsic, bench_spectrum
 from bridgex_jax.pipelines.bench_memory import bench_memory
@@ -16,6 +17,7 @@ __all__ = ["BENCHMARKS", "format_table", "run", "write_bench"]
 BENCHMARKS: dict[str, Callable[[int, Console], list[Row]]] = {
     "capture": bench_capture,
     "generate": bench_generate,
+    "evaluate": bench_evaluate,
     "hsic": bench_hsic,
     "spectrum": bench_spectrum,
     "memory": bench_memory,

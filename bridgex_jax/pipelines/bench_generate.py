@@ -215,10 +215,7 @@ def floor(model: Model, shape: Shape, seconds: float) -> str:
     A step reads all weights and multiplies them with a batch of tokens; the prompts are one such
     step, over all of their tokens and without the vocabulary.
     """
-    config = model.config
-    shapes = (leaf.shape for leaf in weight_table(config) if "{" in leaf.name and leaf.n_in)
-    layers = config.n_layers * sum(int(np.prod(size)) for size in shapes)
-    vocabulary = config.vocab_size * config.d_model
+    layers, vocabulary = weights_multiplied(model.config)
     peak, bandwidth = hsic_bench.peak_gflops() * 1e9, _bandwidth()
     step_flops = 2 * shape.batch * (layers + vocabulary)
     step_bytes = 4 * (layers + vocabulary)
@@ -230,6 +227,13 @@ def floor(model: Model, shape: Shape, seconds: float) -> str:
         f"= {step_flops / 1e9:.1f} GFLOP at {peak / 1e9:.0f} GFLOP/s (its weights, "
         f"{step_bytes / 1e6:.0f} MB, take {step_bytes / bandwidth * 1e3:.0f} ms)"
     )
+
+
+def weights_multiplied(config: DecoderConfig) -> tuple[int, int]:
+    """How many a token is multiplied with: in all layers, and by the vocabulary."""
+    shapes = (leaf.shape for leaf in weight_table(config) if "{" in leaf.name and leaf.n_in)
+    layers = config.n_layers * sum(int(np.prod(size)) for size in shapes)
+    return layers, config.vocab_size * config.d_model
 
 
 def _bandwidth(n_rows: int = 1 << 14) -> float:

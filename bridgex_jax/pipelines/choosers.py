@@ -82,16 +82,16 @@ def plain_choosers(
     *,
     typology: str | None = None,
     table: str | None = None,
-    seed: int = 0,
 ) -> ByChooser:
-    """Choosers that need no model: English, a random draw, typology and the user's own table.
+    """Choosers that need no model: English, typology and the user's own table.
+
+    A random choice needs none of its own: it is the mean over all bridges.
 
     Raises InputError where the table has no score for this pair, and what the readers raise.
     """
     found: ByChooser = {}
     if "en" in bridges:
         found["english"] = choosers.fixed("en", bridges)
-    found["random"] = choosers.random(source, target, bridges, seed=seed)
     if typology is not None:
         # The same features for all bridges: what is missing differs between languages.
         features = read_typology(typology, (source, target, *bridges), kinds=["syntax"]).features

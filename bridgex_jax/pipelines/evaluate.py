@@ -7,7 +7,7 @@ source word and by English pivot). See icl/ for tasks, prompts, answers and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,19 @@ from bridgex_jax.icl.conditions import (
     PairTask,
     evaluate_conditions,
 )
+from bridgex_jax.icl.significance import judge_gains
 from bridgex_jax.icl.task import TaskForm
-from bridgex_jax.icl.verdict import Estimate, Verdict, judge, mean_rank_correlation
+from bridgex_jax.icl.verdict import Correct, Estimate, Verdict, judge, mean_rank_correlation
 from bridgex_jax.models.load import Model
 from bridgex_jax.pipelines.answering import ModelAnswerer
+from bridgex_jax.pipelines.choosers import FILE as CHOOSERS
+from bridgex_jax.pipelines.choosers import choosers_of
 from bridgex_jax.pipelines.console import Console
+from bridgex_jax.pipelines.count import OpenRun
 from bridgex_jax.pipelines.inputs import added_language_names, model_facts
 from bridgex_jax.pipelines.task_inputs import Exam, copied
 from bridgex_jax.report.content import Accuracy, Direction, Evaluation, Interval, read_evaluation
+from bridgex_jax.report.verdict_text import verdict_sentence
 from bridgex_jax.store.paths import AnyPath
 from bridgex_jax.store.runs import create_run
 from bridgex_jax.store.tables import Answer, read_answers, write_answers
@@ -124,7 +129,7 @@ def summarise(
                 target=task.target,
                 n_words=len(task.items),
                 zero_shot=one[ZERO_SHOT].accuracy,
-                bridges={bridge: one[bridge].accuracy for bridge in bridges},
+                bridges={bridge: one[bridge].accuracy for bridge in bridges if bridge in one},
                 chosen=choosers[judged][i] if judged else None,
             )
             for i, (task, one) in enumerate(zip(tasks, results, strict=True))
@@ -133,7 +138,25 @@ def summarise(
         regret=_interval(verdict.regret[judged] if judged else nothing),
         rank_correlation=ranked,
         notes=answer_notes(form, results),
+        sentence=_sentence(correct, bridges, choosers, settings) if judged else "",
     )
+
+
+def _sentence(
+    correct: Sequence[Correct],
+    bridges: Sequence[str],
+    choosers: Mapping[str, Sequence[str]],
+    settings: EvaluateSettings,
+) -> str:
+    gains = judge_gains(
+        correct,
+        bridges,
+        choosers,
+        next(iter(choosers)),
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
+    return verdict_sentence(gains, subject=f"the bridges of {next(iter(choosers))}")
 
 
 def _pooled(
@@ -193,6 +216,14 @@ class EvaluateResult:
             lines.append(f"  {row.name:<10} {a.value:6.1%}  [{a.low:.1%}, {a.high:.1%}]")
         if show:
             lines += [shown(answer) for answer in read_answers(self.out / ANSWERS)[:show]]
+        notes = self.evaluation.notes
+        told = f"{notes['invalid']:,} of {notes['answers']:,} answers cannot be read"
+        if notes["no_translation"]:
+            told += f"; for {notes['no_translation']:,} more a bridge gave no translation"
+        if "copying_the_source" in notes:
+            told += f"; copying the source would be right in {notes['copying_the_source']:.1%}"
+        lines.append(f"{told}.")
+        lines += [self.evaluation.sentence] if self.evaluation.sentence else []
         return "\n".join([*lines, f"Answers: {self.out / ANSWERS}"])
 
 
@@ -212,10 +243,13 @@ def run_evaluate(
     out: AnyPath,
     console: Console,
     answerer: Answerer | None = None,
+    *,
+    open_run: OpenRun = create_run,
 ) -> EvaluateResult:
     """Evaluates one pair into a run directory of kind `evaluate`; a killed run continues.
 
-    answerer: None for the model itself, with its answers in the user's cache.
+    answerer: None for the model itself, with its answers in the user's cache. open_run:
+    `create_run` with what a sweep sets.
     """
     assert model.source is not None
     task, form = exam.task, exam.form
@@ -228,7 +262,7 @@ def run_evaluate(
         **exam.hashes,
         **added_language_names(),
     }
-    opened = create_run(
+    opened = open_run(
         out, kind="evaluate", settings=asdict(settings), inputs=inputs, peers=cluster.peers()
     )
     with opened as run:
@@ -245,13 +279,15 @@ def run_evaluate(
             )
         choosers = {name: [bridge] for name, bridge in exam.choosers.items()}
         evaluation = summarise(form, [task], results, exam.bridges, choosers, None, settings)
+        if form.data == "dictionary":
+            more = {**evaluation.notes, "copying_the_source": round(copied(task), 4)}
+            evaluation = replace(evaluation, notes=more)
         write_answers(run.path(ANSWERS), answer_rows(form, [task], results))
         run.write_json("evaluation.json", asdict(evaluation))
+        run.write_json(CHOOSERS, choosers_of({(task.source, task.target): exam.scores}))
         notes: dict[str, Any] = {"warnings": console.warnings, **evaluation.notes}
         if isinstance(answerer, ModelAnswerer):
             notes["prompts"] = answerer.facts()
-        if form.data == "dictionary":
-            notes["copying_the_source"] = copied(task)
         run.record(
             model=model_facts(model),
             devices=runtime.describe_devices(model.mesh),

@@ -7,7 +7,7 @@ Axes: L F G W (axes.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ from bridgex_jax.pipelines.publish import (
     pair_report,
     publish,
 )
+from bridgex_jax.pipelines.text_choosers import text_choosers
 from bridgex_jax.report.content import Report, choice_of, read_report
 from bridgex_jax.report.text import choice_sentence
 from bridgex_jax.store.counts import LanguageCounts, load_counts
@@ -69,7 +70,10 @@ STEADY_JACCARD = 0.8
 
 @dataclass(frozen=True)
 class SelectSettings:
-    """Everything that can change the choice, beside model and data. See `bridgex select --help`."""
+    """Everything that can change the choice, beside model and data. See `bridgex select --help`.
+
+    parallel: lines of the corpora that are translations of each other, for other choosers.
+    """
 
     top_rate: float = 0.01
     rate_scope: neuron_sets.Scope = "global"
@@ -85,6 +89,7 @@ class SelectSettings:
     batch_size: int = 64
     resamples: int = 1000
     permutations: int = 499
+    parallel: int | None = None
     count: CountSettings = field(default_factory=CountSettings)
     spectrum: SpectrumSettings = field(default_factory=SpectrumSettings)
 
@@ -168,6 +173,7 @@ def settings_from(args: Mapping[str, Any]) -> SelectSettings:
              "permutations")  # fmt: skip
     return SelectSettings(
         **{name: args[name] for name in names},
+        parallel=args.get("parallel"),
         count=CountSettings(args["tokens"], args["row_length"]),
         spectrum=SpectrumSettings(compat=compat, **given),
     )
@@ -367,6 +373,41 @@ def score_selections(
     return selections
 
 
+def keep_probe(name: str, request: Request, find: Callable[[], Probe], part: Part) -> Probe:
+    """The probe words that `part` holds under that name, else those that `find` chooses."""
+
+    def arrays() -> dict[str, np.ndarray]:
+        probe = find()
+        return {
+            "words": np.array(probe.words, np.str_),
+            "step_names": np.array(list(probe.steps), np.str_),
+            "step_counts": np.array(list(probe.steps.values()), np.int64),
+        }
+
+    found = part(name, arrays)
+    words = tuple(found["words"].tolist())
+    names, numbers = found["step_names"].tolist(), found["step_counts"].tolist()
+    return Probe(request.source, request.target, words, dict(zip(names, numbers, strict=True)))
+
+
+def keep_values(
+    name: str,
+    neurons: list[Int[np.ndarray, " c"]],
+    read: Callable[[], ProbeValues],
+    part: Part,
+) -> ProbeValues:
+    """The values of these neurons that `part` holds under that name, else those of `read`."""
+
+    def arrays() -> dict[str, np.ndarray]:
+        values = read()
+        layers = {f"layer-{i}": layer for i, layer in enumerate(values.values)}
+        return layers | {"n_tokens": values.strata}
+
+    stored = part(name, arrays)
+    layers = [stored[f"layer-{i}"] for i in range(len(neurons))]
+    return ProbeValues(layers, neurons, stored["n_tokens"])
+
+
 def select_bridge(
     model: Model,
     request: Request,
@@ -394,29 +435,19 @@ def select_bridge(
     sets = make_sets(counts, settings, console)
     pair = pair_sets(sets, request, settings)
 
-    def find_words() -> dict[str, np.ndarray]:
-        probe = choose_probe(model, request.words, settings, mesh, console)
-        steps = list(probe.steps.items())
-        return {
-            "words": np.array(probe.words, np.str_),
-            "step_names": np.array([name for name, _ in steps], np.str_),
-            "step_counts": np.array([n for _, n in steps], np.int64),
-        }
-
-    found = part("probe-words", find_words)
-    names, numbers = found["step_names"].tolist(), found["step_counts"].tolist()
-    words = tuple(found["words"].tolist())
-    probe = Probe(request.source, request.target, words, dict(zip(names, numbers, strict=True)))
+    probe = keep_probe(
+        "probe-words",
+        request,
+        lambda: choose_probe(model, request.words, settings, mesh, console),
+        part,
+    )
     neurons = union_neurons([pair.shared, *pair.bridges.values()])
-
-    def read() -> dict[str, np.ndarray]:
-        values = read_probes(model, [probe], neurons, settings, mesh, console)[0]
-        layers = {f"layer-{i}": layer for i, layer in enumerate(values.values)}
-        return layers | {"n_tokens": values.strata}
-
-    stored = part("probe-values", read)
-    layers = [stored[f"layer-{i}"] for i in range(len(neurons))]
-    values = ProbeValues(layers, neurons, stored["n_tokens"])
+    values = keep_values(
+        "probe-values",
+        neurons,
+        lambda: read_probes(model, [probe], neurons, settings, mesh, console)[0],
+        part,
+    )
     selection = score_selections([(probe, values, pair)], settings, mesh, console)[0]
     return selection, sets, dict(counts)
 
@@ -444,6 +475,23 @@ class SelectResult:
         return "\n".join([*lines, choice_sentence(pair), f"Report: {self.out / 'report.html'}"])
 
 
+def select_inputs(
+    model: Model, request: Request, counts: Mapping[str, LanguageCounts] | None
+) -> dict[str, Any]:
+    """What a run of one pair is made from, beside its settings: hashes for its identity."""
+    assert model.source is not None
+    return {
+        "model": model.source.hash,
+        "dtype": str(jax.tree.leaves(model.params)[0].dtype),
+        "pair": [request.source, request.target],
+        "bridges": list(request.bridges),
+        "dictionary": request.words.sha256,
+        "corpora": {c: corpus.sha256 for c, corpus in (request.corpora or {}).items()},
+        "counts": {c: item.digest for c, item in (counts or {}).items()},
+        **added_language_names(),
+    }
+
+
 def run_select(
     model: Model,
     request: Request,
@@ -465,16 +513,7 @@ def run_select(
         counts = load_counts(
             request.counts, model_sha256=model.source.hash, languages=request.languages
         )
-    inputs = {
-        "model": model.source.hash,
-        "dtype": str(jax.tree.leaves(model.params)[0].dtype),
-        "pair": [request.source, request.target],
-        "bridges": list(request.bridges),
-        "dictionary": request.words.sha256,
-        "corpora": {c: corpus.sha256 for c, corpus in (request.corpora or {}).items()},
-        "counts": {c: item.digest for c, item in (counts or {}).items()},
-        **added_language_names(),
-    }
+    inputs = select_inputs(model, request, counts)
     opened = open_run(
         out, kind="select", settings=asdict(settings), inputs=inputs, peers=cluster.peers()
     )
@@ -543,6 +582,18 @@ def _publish(
         score_name=score_name(settings.spectrum),
     )
     scores = neuron_choosers(sets, selection)
+    if request.corpora is not None:
+        scores |= text_choosers(
+            model,
+            {code: request.corpora[code] for code in request.languages},
+            request.source,
+            request.target,
+            request.bridges,
+            parallel=settings.parallel,
+            batch_size=settings.batch_size,
+            mesh=model.mesh,
+            part=run.part,
+        )
     pairs = {(request.source, request.target): scores}
     run.write_json(CHOOSERS, choosers_of(pairs))
     publish(run, report)

@@ -110,7 +110,7 @@ def read_chosen(
         known = read_choosers(place, *pair)
         scores = {name: {b: s.get(b, math.nan) for b in asked.bridges} for name, s in known.items()}
         files = {c: str(f["file"]) for c, f in manifest["data"]["corpora"].items()}
-    scores |= plain_choosers(*pair, asked.bridges, typology=typology, table=table, seed=asked.seed)
+    scores |= plain_choosers(*pair, asked.bridges, typology=typology, table=table)
     if corpora is not None:
         files = dict(keyed(corpora, "--corpus", "--corpus en=FILE"))
     lines = {file: read_corpus(file, code).lines for code, file in files.items() if _is_there(file)}

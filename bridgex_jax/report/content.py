@@ -147,7 +147,8 @@ class Evaluation:
 
     gain: chosen − random (the mean over bridges), regret: oracle − chosen, both paired, as shares
     of 1.
-    rank_correlation: of score and accuracy over bridges, averaged over directions.
+    rank_correlation: of score and accuracy over bridges, averaged over directions. sentence: what
+    the tests say of the judged chooser; "" without one.
     """
 
     task: str
@@ -158,6 +159,7 @@ class Evaluation:
     regret: Interval
     rank_correlation: Interval | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    sentence: str = ""
 
 
 @dataclass(frozen=True)

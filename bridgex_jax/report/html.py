@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from bridgex_jax.report import figures
 from bridgex_jax.report.content import (
@@ -20,7 +19,17 @@ from bridgex_jax.report.content import (
     Source,
     is_number,
 )
-from bridgex_jax.report.page import inline_svg, page
+from bridgex_jax.report.elements import (
+    figure_of,
+    files_of_run,
+    header,
+    how_it_was_made,
+    model_name,
+    shown,
+    table,
+    warnings_list,
+)
+from bridgex_jax.report.page import page
 from bridgex_jax.report.text import (
     choice_sentence,
     evaluation_sentence,
@@ -75,8 +84,8 @@ def render_html(report: Report, svgs: Mapping[str, str], files: Sequence[str]) -
         *_pairs(report, svgs),
         _overlap(report, svgs),
         _data(report),
-        _settings(report.manifest),
-        _files(files),
+        how_it_was_made(report.manifest),
+        files_of_run(files, _FILES),
     ]
     return page(_title(report), "\n".join(section for section in sections if section))
 
@@ -90,7 +99,7 @@ def _title(report: Report) -> str:
 
 def _head(report: Report) -> str:
     facts = {
-        "Model": _model_name(report.manifest),
+        "Model": model_name(report.manifest),
         "Candidates": ", ".join(_candidates(report.pairs)),
     }
     if len(report.pairs) == 1:
@@ -109,7 +118,7 @@ def _head(report: Report) -> str:
     return (
         f'<header>\n<p class="kind">bridgex {escape(str(report.manifest.get("kind", "")))}</p>\n'
         f'<h1>{escape(_title(report))}</h1>\n<p class="answer">{escape(answer)}</p>\n'
-        f'<dl class="facts">{cells}</dl>\n{_warnings(report.warnings)}</header>'
+        f'<dl class="facts">{cells}</dl>\n{warnings_list(report.warnings)}</header>'
     )
 
 
@@ -118,13 +127,6 @@ def _candidates(pairs: Sequence[PairReport]) -> tuple[str, ...]:
     given = (b for p in pairs if p.spectrum is not None for b in p.spectrum.bridges)
     ranked = (row.bridge for p in pairs for row in p.ranking)
     return tuple(dict.fromkeys([*given, *ranked]))
-
-
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f'<aside class="warnings"><p>Worth knowing</p><ul>{items}</ul></aside>\n'
 
 
 # The choice --------------------------------------------------------------------------------------
@@ -141,8 +143,9 @@ def _pairs(report: Report, svgs: Mapping[str, str]) -> list[str]:
             f"<span>{escape(label(pair.bridge) if pair.bridge else 'none')}</span></summary>\n"
             f"<p>{escape(choice_sentence(pair))}</p>\n"
             f"{_ranking_table(pair, report.score_name)}\n"
-            f"{_figure(svgs, f'ranking{suffix}.svg', _ranking_caption(pair))}\n"
-            f"{_figure(svgs, f'spectrum{suffix}.svg', _SPECTRUM_CAPTION)}\n{_words(pair)}</details>"
+            f"{figure_of(svgs, f'ranking{suffix}.svg', _ranking_caption(pair))}\n"
+            f"{figure_of(svgs, f'spectrum{suffix}.svg', _SPECTRUM_CAPTION)}\n"
+            f"{_words(pair)}</details>"
         )
     return parts
 
@@ -159,20 +162,20 @@ def _choices(pairs: Sequence[PairReport]) -> str:
             f'<td class="n">{escape(p_value(chosen.p_value)) if chosen else "–"}</td>'
             f"<td>{escape(', '.join(pair.tied_with)) or '–'}</td></tr>"
         )
-    head = _header(("Direction", ""), ("Chosen", ""), ("Score", "n"), ("P(best)", "n"), ("p", "n"),
+    head = header(("Direction", ""), ("Chosen", ""), ("Score", "n"), ("P(best)", "n"), ("p", "n"),
                    ("Not told apart from", ""))  # fmt: skip
-    return f"<section><h2>The bridge of every direction</h2>\n{_table(head, rows)}</section>"
+    return f"<section><h2>The bridge of every direction</h2>\n{table(head, rows)}</section>"
 
 
 def _ranking(pair: PairReport, report: Report, svgs: Mapping[str, str], suffix: str) -> str:
     return (
         f"<section><h2>Ranking</h2>\n{_ranking_table(pair, report.score_name)}\n"
-        f"{_figure(svgs, f'ranking{suffix}.svg', _ranking_caption(pair))}</section>"
+        f"{figure_of(svgs, f'ranking{suffix}.svg', _ranking_caption(pair))}</section>"
     )
 
 
 def _ranking_table(pair: PairReport, score_name: str) -> str:
-    head = _header(("Bridge", ""), ("Score", "n"), ("P(best)", "n"), ("p", "n"),
+    head = header(("Bridge", ""), ("Score", "n"), ("P(best)", "n"), ("p", "n"),
                    ("95 % interval", "n"), ("Layers", "n"), ("Neurons", "n"))  # fmt: skip
     rows = [_ranking_row(row, pair) for row in pair.ranking]
     caption = (
@@ -182,7 +185,7 @@ def _ranking_table(pair: PairReport, score_name: str) -> str:
         "p: permutation test against the largest score of all bridges. "
         "Layers: of the window, those in which the bridge is present. Neurons: in its own set."
     )
-    return _table(head, rows, caption)
+    return table(head, rows, caption)
 
 
 def _ranking_row(row: BridgeRank, pair: PairReport) -> str:
@@ -218,7 +221,7 @@ _SPECTRUM_CAPTION = (
 def _spectrum(pair: PairReport, svgs: Mapping[str, str], suffix: str) -> str:
     if pair.spectrum is None:
         return ""
-    figure = _figure(svgs, f"spectrum{suffix}.svg", _SPECTRUM_CAPTION)
+    figure = figure_of(svgs, f"spectrum{suffix}.svg", _SPECTRUM_CAPTION)
     return f"<section><h2>Language spectrum</h2>\n{figure}</section>"
 
 
@@ -229,9 +232,8 @@ def _overlap(report: Report, svgs: Mapping[str, str]) -> str:
         "Below the diagonal: neurons that two languages share. Above it: their Jaccard index in "
         "percent, which also sets the shade. On it: the size of each language’s own set."
     )
-    return (
-        f"<section><h2>Overlap of languages</h2>\n{_figure(svgs, 'overlap.svg', caption)}</section>"
-    )
+    drawn = figure_of(svgs, "overlap.svg", caption)
+    return f"<section><h2>Overlap of languages</h2>\n{drawn}</section>"
 
 
 # The evaluation ----------------------------------------------------------------------------------
@@ -251,11 +253,11 @@ def _evaluation(report: Report, evaluation: Evaluation, svgs: Mapping[str, str])
             f"Chosen minus random: {points(evaluation.gain)}. "
             f"Regret, the oracle minus chosen: {points(evaluation.regret)}."
         )
-    notes = "".join(f"<li>{escape(f'{k}: {_value(v)}')}</li>" for k, v in evaluation.notes.items())
+    notes = "".join(f"<li>{escape(f'{k}: {shown(v)}')}</li>" for k, v in evaluation.notes.items())
     pooled = (
         "<section><h2>Does the choice help?</h2>\n"
         f"<p>{escape(sentence)}</p>\n{_correlation(evaluation)}"
-        + _figure(svgs, "accuracy.svg", _ACCURACY_CAPTION)
+        + figure_of(svgs, "accuracy.svg", _ACCURACY_CAPTION)
         + (f'<ul class="aside">{notes}</ul>' if notes else "")
         + "</section>"
     )
@@ -264,7 +266,7 @@ def _evaluation(report: Report, evaluation: Evaluation, svgs: Mapping[str, str])
     )
     directions = (
         "<section><h2>Direction by direction</h2>\n"
-        f"{_figure(svgs, 'directions.svg', caption)}\n{_directions_table(evaluation)}</section>"
+        f"{figure_of(svgs, 'directions.svg', caption)}\n{_directions_table(evaluation)}</section>"
     )
     return [pooled, directions]
 
@@ -281,11 +283,11 @@ def _correlation(evaluation: Evaluation) -> str:
 
 def _directions_table(evaluation: Evaluation) -> str:
     bridges = tuple(dict.fromkeys(b for row in evaluation.directions for b in row.bridges))
-    head = _header(("Direction", ""), ("Words", "n"), ("Zero-shot", "n"),
+    head = header(("Direction", ""), ("Words", "n"), ("Zero-shot", "n"),
                    *((bridge, "n") for bridge in bridges))  # fmt: skip
     rows = [_direction_row(row, bridges) for row in evaluation.directions]
     caption = "Accuracy in percent. Blue: the chosen bridge. Underlined: the best one."
-    return _table(head, rows, caption)
+    return table(head, rows, caption)
 
 
 def _direction_row(row: Direction, bridges: Sequence[str]) -> str:
@@ -311,11 +313,11 @@ def _data(report: Report) -> str:
     if len(report.pairs) == 1 and (report.pairs[0].words or report.pairs[0].examples):
         parts.append(f"<h3>Words</h3>\n{_words(report.pairs[0])}")
     if report.dictionaries:
-        head = _header(("Languages", ""), ("Dictionary", ""), ("Pairs", "n"), ("Found in it", ""))
+        head = header(("Languages", ""), ("Dictionary", ""), ("Pairs", "n"), ("Found in it", ""))
         rows = [_source_row(item, with_tokens=()) for item in report.dictionaries]
-        parts.append(f"<h3>Dictionaries</h3>\n{_table(head, rows)}")
+        parts.append(f"<h3>Dictionaries</h3>\n{table(head, rows)}")
     if report.corpora:
-        head = _header(("Language", ""), ("Corpus", ""), ("Lines", "n"), ("Tokens", "n"),
+        head = header(("Language", ""), ("Corpus", ""), ("Lines", "n"), ("Tokens", "n"),
                        ("Stability", "n"), ("Found in it", ""))  # fmt: skip
         rows = [
             _source_row(
@@ -328,7 +330,7 @@ def _data(report: Report) -> str:
             for item in report.corpora
         ]
         caption = "Stability: Jaccard index of the neuron sets of the two halves of the corpus."
-        parts.append(f"<h3>Corpora</h3>\n{_table(head, rows, caption)}")
+        parts.append(f"<h3>Corpora</h3>\n{table(head, rows, caption)}")
     if not parts:
         return ""
     return "<section><h2>Words and texts</h2>\n" + "\n".join(parts) + "</section>"
@@ -339,7 +341,7 @@ def _words(pair: PairReport) -> str:
         f'<tr><th scope="row">{escape(step)}</th><td class="n">{count:,}</td></tr>'
         for step, count in pair.words.items()
     ]
-    funnel = _table(_header(("From dictionary to probe", ""), ("Words", "n")), rows) if rows else ""
+    funnel = table(header(("From dictionary to probe", ""), ("Words", "n")), rows) if rows else ""
     items = "".join(
         f'<li><span dir="auto" lang="{escape(pair.source)}">{escape(word.source)}</span>'
         f'<span class="to">→</span>'
@@ -364,101 +366,10 @@ def _source_row(item: Source, with_tokens: tuple[str, ...]) -> str:
     )
 
 
-# How it was made ---------------------------------------------------------------------------------
-
-
-def _settings(manifest: Mapping[str, Any]) -> str:
-    groups = (
-        ("Settings", manifest.get("settings")),
-        ("Model", manifest.get("model")),
-        ("Inputs", manifest.get("inputs")),
-        ("Data", manifest.get("data")),
-        ("Implementation", manifest.get("implementation")),
-        ("Devices", manifest.get("devices")),
-        ("Seconds per stage", manifest.get("timings")),
-        ("Versions", manifest.get("versions")),
-        ("Notes", manifest.get("notes")),
-    )
-    command = " ".join(str(word) for word in manifest.get("command", ()))
-    parts = [f'<code class="command">{escape(command)}</code>'] if command else []
-    parts += [_group(title, value, is_open=title == "Settings") for title, value in groups if value]
-    if not parts:
-        return ""
-    return "<section><h2>How it was made</h2>\n" + "\n".join(parts) + "</section>"
-
-
-def _group(title: str, value: Any, *, is_open: bool) -> str:
-    pairs = _flat(value) if isinstance(value, Mapping) else [("", value)]
-    rows = [
-        f'<tr><th scope="row">{escape(key)}</th><td class="value">{escape(_value(item))}</td></tr>'
-        for key, item in pairs
-    ]
-    return (
-        f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>"
-        f"{_table('', rows)}</details>"
-    )
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            found += _flat(item, f"{prefix}{key} · ")
-        else:
-            found.append((f"{prefix}{key}", item))
-    return found
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_value(item) for item in value) or "–"
-    return str(value)
-
-
-def _files(files: Sequence[str]) -> str:
-    known = [file for file in _FILES if file in files]
-    if not known:
-        return ""
-    rows = [
-        f'<tr><th scope="row"><a href="{escape(file)}">{escape(file)}</a></th>'
-        f"<td>{escape(_FILES[file])}</td></tr>"
-        for file in known
-    ]
-    return f"<section><h2>Files of this run</h2>\n{_table('', rows)}</section>"
-
-
 # Small parts -------------------------------------------------------------------------------------
-
-
-def _figure(svgs: Mapping[str, str], file: str, caption: str) -> str:
-    if file not in svgs:
-        return ""
-    svg = inline_svg(svgs[file], file.removesuffix(".svg"), caption)
-    below = f"<figcaption>{escape(caption)}</figcaption>"
-    return f'<figure><div class="scroll">{svg}</div>\n{below}</figure>'
-
-
-def _header(*columns: tuple[str, str]) -> str:
-    cells = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for text, kind in columns)
-    return f"<thead><tr>{cells}</tr></thead>"
-
-
-def _table(head: str, rows: Sequence[str], caption: str = "") -> str:
-    below = f'<p class="aside">{escape(caption)}</p>' if caption else ""
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>{below}'
 
 
 def _span(layers: Sequence[int]) -> str:
     if not layers:
         return "–"
     return f"{layers[0]}–{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
-
-
-def _model_name(manifest: Mapping[str, Any]) -> str:
-    model = manifest.get("model")
-    return str(model.get("id", "–")) if isinstance(model, Mapping) else "–"

@@ -8,6 +8,7 @@
     running/KEY.*.json  who works at a unit now, and how far it is
     results.parquet     one row for every unit and bridge
     spectrum.parquet    one row for every unit, bridge and layer
+    evaluations.parquet one row for every evaluate unit and condition, where the plan evaluates
 
 Nothing here is appended to or locked, so it works on object stores, and any number of processes may
 write: every file is replaced whole, and equal facts are equal bytes.
@@ -49,7 +50,8 @@ from bridgex_jax.store.workplace import sweep as sweep_leftovers
 
 SCHEMA = 1
 INDEX, RESULTS, LAYERS = "sweep.json", "results.parquet", "spectrum.parquet"
-_OURS = {"units", "parts", "failures", "lowered", "running", RESULTS, LAYERS}
+EVALUATIONS = "evaluations.parquet"
+_OURS = {"units", "parts", "failures", "lowered", "running", RESULTS, LAYERS, EVALUATIONS}
 SILENT_SECONDS = 600  # a process that has not been heard of for so long is taken for dead
 
 
@@ -106,12 +108,32 @@ LAYER_SCHEMA = pa.schema(
         _field("n_bridge", pa.int32()),
     ]
 )
+# condition: zero_shot or a bridge. choosers: names of those that pick it. f1: null where the task
+# has none. log_probability: mean over the questions that could be asked, in nats.
+EVALUATION_SCHEMA = pa.schema(
+    [
+        *(_field(name, pa.string()) for name in ("unit", "select_unit", "task")),
+        *(_field(name, pa.string()) for name in ("model", "source", "target", "condition")),
+        _field("accuracy", pa.float64()),
+        *(_field(name, pa.float64(), True) for name in ("f1", "log_probability")),
+        _field("questions", pa.int32()),
+        _field("choosers", pa.list_(pa.field("element", pa.string(), nullable=False))),
+        _field("revision", pa.string(), True),
+        _field("dtype", pa.string()),
+        _field("model_sha256", pa.string()),
+        _field("limit", pa.int32(), True),
+        _field("shots", pa.int32()),
+        _field("seed", pa.int64()),
+        _field("batch_size", pa.int32()),
+        _field("planned_batch_size", pa.int32()),
+    ]
+)
 
 
 def write_table(
     path: AnyPath, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], missing: Iterable[str]
 ) -> None:
-    """Writes one of the two tables whole; NaN becomes null.
+    """Writes one of the tables whole; NaN becomes null.
 
     missing: keys of units that failed and have no rows; the file's metadata names them under
     `missing_units`, so that a table with gaps says so.

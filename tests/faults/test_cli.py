@@ -141,7 +141,9 @@ def test_bad_input_is_one_line_with_status_two(argv, part, capsys, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("verb", ["demo", "count", "select", "evaluate", "report", "bench"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "count", "select", "evaluate", "verdict", "ablate", "report", "bench"]
+)
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.parse(["bridgex", verb, "--help"])

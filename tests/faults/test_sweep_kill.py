@@ -16,18 +16,23 @@ import pytest
 
 from bridgex_jax.pipelines.sweep.status import read_status
 from bridgex_jax.store.manifest import verify_run
-from tests.sweep_plans import write_plan
+from bridgex_jax.store.sweeps import SweepDirectory
+from tests.sweep_plans import write_evaluation, write_plan
 
 KILLS = int(os.environ.get("BRIDGEX_KILLS", "3"))
 
 
-def started(plan, out, cache, *more):
+def started(plan, out, cache, *more, answers=None):
+    """answers: where models' answers are kept, if not where this process keeps them."""
+    own = {"XDG_CACHE_HOME": str(answers)} if answers else {}
     return subprocess.Popen(
         [sys.executable, "-m", "bridgex_jax.cli", "sweep", str(plan), "--out", str(out), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"BRIDGEX_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ
+        | {"BRIDGEX_CACHE": str(cache), "PYTHONPATH": os.pathsep.join(sys.path)}
+        | own,
     )
 
 
@@ -109,3 +114,32 @@ def test_sigterm_leaves_nothing_half_made_and_two_processes_finish_it(place, tmp
     assert tables(out) == tables(place / "whole")
     units, expected = ({p.name for p in (at / "units").iterdir()} for at in (out, place / "whole"))
     assert units == expected
+
+
+def test_kills_in_an_evaluation_leave_the_tables_of_an_undisturbed_sweep(tiny_directory, tmp_path):
+    """SIGKILL while answers are being computed; those of whole portions are not asked again."""
+    more = write_evaluation(tmp_path / "data")
+    more["evaluate"] |= {"batch_size": 1, "limit": None}
+    # Units of both seeds ask the same questions about texts, and many of the same words.
+    plan = write_plan(tmp_path / "data", [str(tiny_directory)], grid={"seed": [0, 1]}, **more)
+    whole, out, cache = tmp_path / "whole", tmp_path / "out", tmp_path / "cache"
+    assert ended(started(plan, whole, cache, answers=tmp_path / "theirs")) == 0
+    answers = tmp_path / "answers"
+    for kill in range(KILLS):
+        process = started(plan, out, cache, "--quiet", answers=answers)
+        deadline, there = time.monotonic() + 120, len(list(answers.rglob("*.parquet")))
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(answers.rglob("*.parquet"))) > there + kill:
+                process.kill()
+                break
+            time.sleep(0.001)
+        process.stdout.close()
+        assert process.wait(300) == -signal.SIGKILL
+        assert any(sign["unit"].startswith("evaluate") for sign in SweepDirectory(out).running())
+        for unit in (out / "units").glob("[!.]*"):
+            verify_run(unit)
+    assert ended(started(plan, out, cache, answers=answers)) == 0
+    for name in ("results.parquet", "spectrum.parquet", "evaluations.parquet"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert not [path for path in (out / "units").iterdir() if path.name.startswith(".")]
+    assert not list((out / "running").iterdir())

@@ -14,7 +14,7 @@ from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.sweep import engines
 from bridgex_jax.pipelines.sweep.run import SweepSettings, run_sweep
 from bridgex_jax.store.sweeps import SweepDirectory
-from tests.sweep_plans import write_plan
+from tests.sweep_plans import write_evaluation, write_plan
 
 PAIRS = ["id-he", "he-id"]
 # Ray's own processes and sockets, and what it says of fork.
@@ -59,6 +59,24 @@ def test_the_unit_of_a_killed_worker_goes_to_another(tiny_directory, tmp_path, m
     assert result.status == 1 and result.complete == 3 and len(result.failed) == 3
     assert sorted(result.failed) == sorted(whole.failed)
     assert tables(out) == tables(tmp_path / "whole")
+
+
+def test_evaluations_wait_for_their_choices_and_fail_with_them(
+    tiny_directory, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("BRIDGEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    models = [str(tiny_directory), str(tmp_path / "gone")]
+    plan = write_plan(tmp_path / "data", models, **write_evaluation(tmp_path / "data"))
+    whole = run_sweep(plan, str(tmp_path / "whole"), SweepSettings(), Console(quiet=True))
+    settings = SweepSettings(engine="ray", workers=2)
+    result = run_sweep(plan, str(tmp_path / "out"), settings, Console(quiet=True))
+    assert result.status == 1 and result.complete == 4 and len(result.failed) == 4
+    assert sorted(result.failed) == sorted(whole.failed)
+    mine, others = (tmp_path / name / "evaluations.parquet" for name in ("out", "whole"))
+    assert tables(tmp_path / "out") == tables(tmp_path / "whole")
+    assert mine.read_bytes() == others.read_bytes()
 
 
 def test_ray_that_is_not_installed_is_bad_input(monkeypatch):

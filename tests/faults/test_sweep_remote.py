@@ -12,7 +12,7 @@ from bridgex_jax.pipelines.sweep.run import SweepSettings, run_sweep
 from bridgex_jax.pipelines.sweep.status import read_status
 from bridgex_jax.store import paths
 from bridgex_jax.store.paths import as_path, file_system, files_below, read_bytes
-from tests.sweep_plans import write_plan
+from tests.sweep_plans import write_evaluation, write_plan
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
@@ -71,3 +71,14 @@ def test_a_sweep_in_a_bucket_has_the_bytes_of_one_on_a_disk(
     assert (
         read_bytes(f"{out}/results.parquet") == (tmp_path / "out" / "results.parquet").read_bytes()
     )
+
+
+def test_a_sweep_in_a_bucket_evaluates_as_one_on_a_disk(bucket, tiny_directory, tmp_path):
+    more = write_evaluation(tmp_path / "data")
+    plan = write_plan(tmp_path / "data", [str(tiny_directory)], **more)
+    out = f"{bucket}/runs/evaluated"
+    there, here = sweep(plan, out), sweep(plan, tmp_path / "out")
+    assert there.status == here.status == 0 and there.complete == 4, there.failed
+    found = read_bytes(f"{out}/evaluations.parquet")
+    assert found == (tmp_path / "out" / "evaluations.parquet").read_bytes()
+    assert sweep(plan, out).status == 0 and read_bytes(f"{out}/evaluations.parquet") == found

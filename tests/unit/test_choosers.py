@@ -1,8 +1,6 @@
 """The simpler choosers: definitions by other routes, planted bridges, and what cannot be said."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -316,35 +314,6 @@ def test_a_fixed_bridge_is_picked_where_it_is_a_candidate():
     assert choosers.fixed("en", ["de", "en"]) == {"de": 0.0, "en": 1.0}
     assert pick(choosers.fixed("en", ["de", "en"])) == "en"
     assert pick(choosers.fixed("en", ["de", "fr"])) is None
-
-
-def test_random_is_the_same_in_every_process():
-    found = choosers.random("id", "he", ["en", "de", "fr"])
-    program = (
-        "from bridgex_jax.bridge.choosers import random\n"
-        "print(repr(random('id', 'he', ['en', 'de', 'fr'])))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == repr(found)
-    assert found["en"] == 0xF34C09FB57E4 / 2**48  # sha256sum's first digits: in every release
-
-
-def test_a_bridge_s_random_score_does_not_depend_on_the_other_candidates():
-    three = choosers.random("id", "he", ["en", "de", "fr"])
-    assert choosers.random("id", "he", ["fr", "en"]) == {"fr": three["fr"], "en": three["en"]}
-    assert choosers.random("he", "id", ["en"])["en"] != three["en"]
-    assert choosers.random("id", "he", ["en"], seed=1)["en"] != three["en"]
-
-
-def test_random_picks_every_bridge_equally_often():
-    bridges = ["en", "de", "fr", "it"]
-    picks = [pick(choosers.random("id", "he", bridges, seed=seed)) for seed in range(2000)]
-    shares = np.array([picks.count(bridge) for bridge in bridges]) / 2000
-    assert np.abs(shares - 0.25).max() < 0.05
-    drawn = [choosers.random("id", "he", bridges, seed=seed)["en"] for seed in range(2000)]
-    assert 0 <= min(drawn) < max(drawn) < 1 and abs(np.mean(drawn) - 0.5) < 0.03
 
 
 def test_a_table_scores_the_bridges_that_it_has():

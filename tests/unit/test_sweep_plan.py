@@ -9,6 +9,8 @@ import pytest
 
 from bridgex_jax.cli.main import parse
 from bridgex_jax.errors import InputError
+from bridgex_jax.icl.task import read_task
+from bridgex_jax.pipelines.evaluate import EvaluateSettings
 from bridgex_jax.pipelines.select import settings_from
 from bridgex_jax.pipelines.sweep.plan import _OPTIONS, read_plan
 
@@ -93,6 +95,45 @@ def test_a_pair_may_have_its_own_bridges_and_dictionary(tmp_path):
     assert plan.dictionaries == (("id-he", ("c.txt",)),)
 
 
+def test_a_plan_without_evaluate_evaluates_nothing(tmp_path):
+    assert read(tmp_path, SMALL).evaluate == ()
+
+
+def test_evaluate_has_the_defaults_of_the_command_line_and_takes_its_options(tmp_path):
+    (one,) = read(tmp_path, SMALL | {"evaluate": {"task": "bli"}}).evaluate
+    flags = vars(parse(["bridgex", "evaluate", "builtin", "--source", "id", "--target", "he",
+                        "--out", "o"]))  # fmt: skip
+    names = ("limit", "shots", "seed", "batch_size")
+    assert one.settings == EvaluateSettings(**{name: flags[name] for name in names})
+    assert one.form == read_task("bli") and one.data is None and one.choosers == ()
+    given = {"task": "bli", "limit": "500", "shots": 2, "seed": -1, "batch-size": 8,
+             "scores": "s.csv", "typology": "t.npz"}  # fmt: skip
+    (one,) = read(tmp_path, SMALL | {"evaluate": given}).evaluate
+    assert one.settings == EvaluateSettings(limit=500, shots=2, seed=-1, batch_size=8)
+    assert one.choosers == (("typology", "t.npz"), ("scores", "s.csv"))
+
+
+def test_a_list_of_tasks_is_each_of_them_with_its_own_data(tmp_path):
+    files = {"eng_Latn": "e", "id": "i"}
+    own = tmp_path / "own.yaml"
+    own.write_text("name: mine\nversion: 1\ndata: xnli\nbridged: premise\ntranslate: '{premise}'\n"
+                   "prompt: '{premise}'\nchain: '{translation}'\nexample: '{gold}'\nread: line\n"
+                   "metrics: [exact]\nmax_translation_tokens: 9\nmax_new_tokens: 9\n")  # fmt: skip
+    tasks = ["bli", "mrc", str(own)]
+    data = {"mrc": files, "mine": "hub"}
+    plan = read(tmp_path, SMALL | {"evaluate": {"task": tasks, "data": data}})
+    assert [(one.form.name, one.data) for one in plan.evaluate] == [
+        ("bli", None),
+        ("mrc", (("en", "e"), ("id", "i"))),
+        ("mine", "hub"),
+    ]
+    for data in (files, {"nli": files}):  # of one task alone, with or without its name
+        (words, texts) = read(
+            tmp_path, SMALL | {"evaluate": {"task": ["bli", "nli"], "data": data}}
+        ).evaluate
+        assert words.data is None and texts.files == {"en": "e", "id": "i"}
+
+
 BAD = [
     ("models: [builtin]\npairs: [id-he\n", 3, "is not YAML"),
     ("", None, "is empty"),
@@ -137,6 +178,27 @@ BAD += [
     (BUILTIN + "count: {rows: 3}", 4, "unknown key 'rows' in count"),
     (BUILTIN + "dictionary: {idhe: f}", 4, "does not name two languages"),
     (BUILTIN + "languages: [zz]", 4, "unknown language code"),
+]
+EVALUATE = BUILTIN + "evaluate:\n"
+BAD += [
+    (BUILTIN + "evaluate: bli", 4, "evaluate is not a mapping"),
+    (EVALUATE + "  limit: 5", 5, "evaluate has no task"),
+    (EVALUATE + "  task: bli\n  limits: 5", 6, "'limits' in evaluate; did you mean limit?"),
+    (EVALUATE + "  task: bli\n  limit: 0", 6, "limit: '0' is not a positive whole number"),
+    (EVALUATE + "  task: bli\n  shots: -1", 6, "shots: '-1' is not a whole number from 0"),
+    (EVALUATE + "  task: bli\n  seed: [1, 2]", 6, "seed is not a single value"),
+    (EVALUATE + "  task: blu", 5, "unknown task 'blu'"),
+    (EVALUATE + "  task: gone.yaml", 5, "gone.yaml: no such file"),
+    (EVALUATE + "  task: [bli, bli]", 5, "task holds bli twice"),
+    (EVALUATE + "  task: []", 5, "task is not a list of items"),
+    (EVALUATE + "  task: bli\n  data: {id: f}", 6, "data are not for bli"),
+    (EVALUATE + "  task: [bli, mrc]", 5, "no data of mrc"),
+    (EVALUATE + "  task: mrc\n  data: f", 6, "data are neither files nor hub"),
+    (EVALUATE + "  task: mrc\n  data:\n    id: f\n    xx: f", 8, "unknown language code"),
+    (EVALUATE + "  task: mrc\n  data:\n    id: f\n    ind: f", 8, "two files of mrc of id"),
+    (EVALUATE + "  task: [mrc, nli]\n  data: {id: f}", 6, "do not say of which task they are"),
+    (EVALUATE + "  task: [mrc, nli]\n  data: {mrc: {id: f}}", 6, "no data of nli"),
+    (EVALUATE + "  task: mrc\n  data:\n    mrc: {id: f}\n    mcr: hub", 8, "did you mean mrc?"),
 ]
 
 

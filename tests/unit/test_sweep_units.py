@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from bridgex_jax.cli import sweep as sweep_verb
 from bridgex_jax.cli.options import Parser
 from bridgex_jax.errors import InputError
+from bridgex_jax.languages import language
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.sweep import inputs as sweep_inputs
 from bridgex_jax.pipelines.sweep import units as sweep_units
@@ -24,11 +25,17 @@ from bridgex_jax.pipelines.sweep.inputs import Inputs
 from bridgex_jax.pipelines.sweep.plan import read_plan
 from bridgex_jax.pipelines.sweep.run import in_order, plan_sweep
 from bridgex_jax.pipelines.sweep.shards import Shard, read_shard
-from bridgex_jax.pipelines.sweep.units import Pinned, code_version, list_selects
+from bridgex_jax.pipelines.sweep.units import (
+    Pinned,
+    code_version,
+    list_evaluations,
+    list_selects,
+)
 from bridgex_jax.store.sweeps import RESULT_SCHEMA, SweepDirectory, write_table
-from tests.sweep_plans import SELECT, write_data, write_plan
+from tests.sweep_plans import SELECT, write_data, write_evaluation, write_plan
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+NINE = ("zh", "ja", "ar", "he", "id", "tl", "fi", "hu", "sw")  # the paper's that are no bridges
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +83,61 @@ def test_where_the_same_bytes_lie_does_not_change_the_key(unit):
         words_pin=dataclasses.replace(unit.words_pin, name="dictionary elsewhere"),
     )
     assert there.key == unit.key
+
+
+@pytest.fixture(scope="module")
+def evaluations(tiny_directory, tmp_path_factory):
+    """The evaluate units of one pair: of words, and of texts."""
+    place = tmp_path_factory.mktemp("evaluated")
+    plan = read_plan(write_plan(place, [str(tiny_directory)], **write_evaluation(place)))
+    pin = Inputs()
+    return list_evaluations(plan, list_selects(plan, pin, "1.0+abc"), pin)
+
+
+def test_whatever_decides_an_evaluation_changes_its_key(evaluations):
+    words, texts = evaluations
+    task, select = texts.task, texts.select
+    here, there = texts.data_pins
+
+    def settings(**changes):
+        return dataclasses.replace(task, settings=dataclasses.replace(task.settings, **changes))
+
+    others = [
+        words,
+        texts.with_batch(1),
+        texts.with_select(select.with_batch(1)),
+        texts.with_select(changed(select, code="1.0+abd")),
+        *(
+            dataclasses.replace(texts, task=one)
+            for one in (
+                settings(limit=8),
+                settings(shots=0),
+                settings(seed=1),
+                dataclasses.replace(task, form=dataclasses.replace(task.form, prompt="{premise}")),
+            )
+        ),
+        dataclasses.replace(texts, data_pins=(there, here)),
+        dataclasses.replace(texts, data_pins=(here, Pinned("data", "f" * 64))),
+        dataclasses.replace(texts, chooser_pins=(Pinned("scores", "f" * 64),)),
+        dataclasses.replace(texts, task=dataclasses.replace(task, choosers=()), chooser_pins=()),
+    ]
+    keys = [other.key for other in others]
+    assert texts.key not in keys and len(set(keys)) == len(keys)
+
+
+def test_where_data_of_an_evaluation_lie_does_not_change_its_key(evaluations):
+    texts = evaluations[1]
+    task = dataclasses.replace(
+        texts.task, data=(("id", "/elsewhere/id"), ("he", "/he")), choosers=(("scores", "/s"),)
+    )
+    assert dataclasses.replace(texts, task=task).key == texts.key
+
+
+def test_units_come_after_those_that_they_need_and_doubtful_ones_last(evaluations):
+    words, texts = evaluations
+    select, count = words.select, words.count
+    assert in_order([words, texts]) == [count, select, words, texts]
+    assert in_order([words, texts], frozenset({words.key})) == [count, select, texts, words]
 
 
 def test_the_code_version_follows_the_source_files(tmp_path, monkeypatch):
@@ -196,7 +258,7 @@ def test_damaged_records_count_as_absent(tmp_path):
 
 
 def test_the_plans_of_experiments_are_valid():
-    for file in sorted(EXPERIMENTS.glob("sweep_*.yaml")):
+    for file in sorted(EXPERIMENTS.glob("*.yaml")):
         documents = list(yaml.safe_load_all(file.read_text()))
         if "models" in documents[0]:
             assert read_plan(file).pairs
@@ -241,11 +303,22 @@ def test_the_slurm_scripts_are_valid_and_name_flags_that_exist(name):
     assert args.shard == "auto" and args.grace > 0
 
 
-def test_the_built_in_plan_has_all_directions_between_the_poor_languages():
-    plan = read_plan(EXPERIMENTS / "sweep_builtin.yaml")
+@pytest.mark.parametrize("name", ["sweep_builtin.yaml", "paper_builtin.yaml"])
+def test_the_built_in_plan_has_all_directions_between_the_poor_languages(name):
+    plan = read_plan(EXPERIMENTS / name)
     pairs = {(pair.source, pair.target) for pair in plan.pairs}
     poor = {code for pair in pairs for code in pair}
     assert len(poor) == 4 and len(pairs) == 12
+
+
+def test_the_paper_s_plan_has_its_pairs_bridges_models_and_all_families():
+    plan = read_plan(EXPERIMENTS / "paper_pairs.yaml")
+    sources, targets = ({getattr(p, side) for p in plan.pairs} for side in ("source", "target"))
+    assert len(plan.pairs) == 15 and sources == targets == {*NINE}
+    assert {pair.bridges for pair in plan.pairs} == {("en", "de", "fr", "it", "pt", "es")}
+    assert len({language(code).family for code in plan.languages}) == 7
+    assert len(plan.models) == 2 and [one.form.name for one in plan.evaluate] == ["bli", "mrc"]
+    assert all({*sources} <= {*one.files} for one in plan.evaluate if one.data)
 
 
 def test_the_kubernetes_job_knows_its_number_of_shards():

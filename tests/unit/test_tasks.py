@@ -214,9 +214,9 @@ def test_text_that_a_corpus_has_is_found_whatever_its_case_and_punctuation():
     assert contaminated(["A short line."], ["a SHORT line"]).tolist() == [True]
 
 
-def test_choosers_without_a_model_are_the_same_in_every_process():
-    assert plain_choosers("id", "he", ["en", "de"]) == plain_choosers("id", "he", ["en", "de"])
-    assert "english" not in plain_choosers("id", "he", ["de", "fr"])
+def test_english_is_a_chooser_where_it_is_a_bridge():
+    assert plain_choosers("id", "he", ["en", "de"]) == {"english": {"en": 1.0, "de": 0.0}}
+    assert plain_choosers("id", "he", ["de", "fr"]) == {}
 
 
 # Metrics ----------------------------------------------------------------------------------------

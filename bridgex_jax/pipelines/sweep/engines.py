@@ -15,8 +15,8 @@ from typing import Any
 from bridgex_jax.errors import InputError
 from bridgex_jax.pipelines.sweep.inputs import Inputs
 from bridgex_jax.pipelines.sweep.stopping import Stop
-from bridgex_jax.pipelines.sweep.units import CountUnit, SelectUnit, Unit
-from bridgex_jax.pipelines.sweep.work import NO_COUNTS, Outcome, Worker, agreed, full_title
+from bridgex_jax.pipelines.sweep.units import Unit
+from bridgex_jax.pipelines.sweep.work import Outcome, Worker, agreed, full_title, not_there
 from bridgex_jax.store.sweeps import SweepDirectory
 
 WORKER_DEATHS = 3  # of one unit; then the unit itself is taken for the cause
@@ -90,24 +90,23 @@ class _cluster:
 
 
 def _submit(ray: Any, units: Sequence[Unit], sweep: SweepDirectory) -> dict[Any, Unit]:
-    """All units as tasks; a select unit waits for the count unit of its model."""
+    """All units as tasks; each waits for the unit that it needs."""
     resources: dict[str, Any] = {"num_cpus": 1}
     if ray.cluster_resources().get("GPU"):
         resources["num_gpus"] = 1
     do = ray.remote(max_retries=WORKER_DEATHS - 1, retry_exceptions=False, **resources)(do_unit)
     tasks: dict[Any, Unit] = {}
-    counts: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for unit in units:
-        needs = counts.get(unit.count.key) if isinstance(unit, SelectUnit) else None
-        task = do.remote(str(sweep.root), unit, needs)
+        needed = by_key.get(unit.needs.key) if unit.needs else None
+        task = do.remote(str(sweep.root), unit, needed)
         tasks[task] = unit
-        if isinstance(unit, CountUnit):
-            counts[unit.key] = task
+        by_key[unit.key] = task
     return tasks
 
 
 def do_unit(root: str, unit: Unit, needed: Outcome | None) -> Outcome:
-    """One task. needed: the count unit, for which Ray has waited."""
+    """One task. needed: the unit before it, for which Ray has waited."""
     return _worker(root).do(unit)
 
 
@@ -127,7 +126,7 @@ def _outcome(ray: Any, task: Any, unit: Unit, sweep: SweepDirectory) -> Outcome:
     except ray.exceptions.RayError as error:
         kind = type(error).__name__
         reason = f"its worker died {WORKER_DEATHS} times ({kind})"
-        if isinstance(unit, SelectUnit) and sweep.failure(unit.count.key):
-            reason = NO_COUNTS
+        if unit.needs and sweep.failure(unit.needs.key):
+            reason = not_there(unit.needs)
         sweep.fail(unit.key, reason, title=full_title(unit), batch_size=unit.batch_size)
         return Outcome(unit.key, full_title(unit), reason)

@@ -16,13 +16,15 @@ from bridgex_jax.models.decoder import init_params
 from bridgex_jax.models.hub import find_model
 from bridgex_jax.models.load import Model
 from bridgex_jax.pipelines.estimate import (
+    GENERATED_TOKENS,
+    PROMPT_TOKENS,
     cost_of_counting,
     cost_of_select,
     counted_tokens,
 )
 from bridgex_jax.pipelines.inputs import BUILTIN, builtin_directory
 from bridgex_jax.pipelines.sweep.plan import ModelSpec
-from bridgex_jax.pipelines.sweep.units import CountUnit, Unit
+from bridgex_jax.pipelines.sweep.units import CountUnit, EvaluateUnit, Unit, with_needs
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Work:
 
 def estimate_unit(unit: Unit) -> Work | None:
     """The work of one unit; None where one of its inputs cannot be read."""
-    if unit.reason:
+    if any(one.reason for one in with_needs(unit)):
         return None
     try:
         model = _shapes(unit.model)
@@ -44,6 +46,8 @@ def estimate_unit(unit: Unit) -> Work | None:
     if isinstance(unit, CountUnit):
         sizes = [pin.size for _, _, pin in unit.corpora]
         cost = cost_of_counting(model, counted_tokens(sizes, unit.settings.tokens))
+    elif isinstance(unit, EvaluateUnit):
+        cost = cost_of_counting(model, _answered_tokens(unit))
     else:
         cost = cost_of_select(
             model,
@@ -54,6 +58,33 @@ def estimate_unit(unit: Unit) -> Work | None:
             counted=0,
         )
     return Work(cost.tokens, cost.flops)
+
+
+# Tokens of a question, and of the text in it that goes through the bridge, on average.
+_TOKENS = {
+    "dictionary": (PROMPT_TOKENS, GENERATED_TOKENS),
+    "belebele": (300, 150),
+    "xnli": (80, 30),
+    "xquad": (300, 200),
+}
+
+
+def _answered_tokens(unit: EvaluateUnit) -> int:
+    """Every question zero-shot and through every bridge, where none is known from before.
+
+    Read and answered, and for all but choices read again for the probability of right answers.
+    """
+    select, settings, form = unit.select, unit.settings, unit.task.form
+    asked = min((pin.size for pin in unit.data_pins), default=0)
+    if not unit.data_pins:
+        asked = max(0, select.words_pin.size - min(select.settings.words, select.words_pin.size))
+    question, bridged = _TOKENS[form.data]
+    prompt = question * (1 + settings.shots)
+    answer = prompt if form.read == "choice" else 2 * prompt + 2 * GENERATED_TOKENS
+    bridges = len(unit.pair.bridges)
+    return min(asked, settings.limit or asked) * (
+        (1 + bridges) * answer + bridges * (prompt + bridged)
+    )
 
 
 @functools.lru_cache(maxsize=64)

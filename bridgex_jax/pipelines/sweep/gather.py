@@ -1,18 +1,24 @@
-"""The results of all units as two Parquet tables, in the plan's order; no times and no hosts.
+"""The results of all units as Parquet tables, in the plan's order; no times and no hosts.
 
 Only what the units themselves hold goes in, so whoever gathers, whenever, writes the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from bridgex_jax.pipelines.sweep.units import SelectUnit
+import numpy as np
+
+from bridgex_jax.icl.conditions import ZERO_SHOT
+from bridgex_jax.pipelines.evaluate import ANSWERS
+from bridgex_jax.pipelines.sweep.units import EvaluateUnit, SelectUnit, Unit
 from bridgex_jax.pipelines.sweep.work import actual
 from bridgex_jax.report.content import PairReport, read_report
 from bridgex_jax.store.manifest import verify_run
 from bridgex_jax.store.sweeps import (
+    EVALUATION_SCHEMA,
+    EVALUATIONS,
     LAYER_SCHEMA,
     LAYERS,
     RESULT_SCHEMA,
@@ -20,18 +26,22 @@ from bridgex_jax.store.sweeps import (
     SweepDirectory,
     write_table,
 )
+from bridgex_jax.store.tables import Answer, read_answers
 
 
-def gather(sweep: SweepDirectory, units: Sequence[SelectUnit], missing: Sequence[str]) -> None:
-    """Writes both tables from complete units, one of them for each item of the plan.
+def gather(sweep: SweepDirectory, units: Sequence[SelectUnit], complete: Collection[str]) -> None:
+    """Writes the tables of the choices from the units, one of them for each item of the plan.
 
-    missing: keys of the plan's units that failed, which the tables name. Raises InputError for a
+    complete: keys of units; the others failed, and the tables name them. Raises InputError for a
     unit that is damaged.
     """
+    missing = _missing(units, complete)
     lowered = sweep.lowered()
     results: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     for planned in units:
+        if planned.key not in complete:
+            continue
         unit = actual(planned, lowered)
         assert isinstance(unit, SelectUnit)
         place = sweep.unit(unit.key)
@@ -40,6 +50,73 @@ def gather(sweep: SweepDirectory, units: Sequence[SelectUnit], missing: Sequence
         layers += _layer_rows(unit, pair)
     write_table(sweep.root / LAYERS, LAYER_SCHEMA, layers, missing)
     write_table(sweep.root / RESULTS, RESULT_SCHEMA, results, missing)
+
+
+def gather_evaluations(
+    sweep: SweepDirectory, units: Sequence[EvaluateUnit], complete: Collection[str]
+) -> None:
+    """Writes the table of the evaluations: see `gather`."""
+    lowered = sweep.lowered()
+    rows: list[dict[str, Any]] = []
+    for planned in units:
+        if planned.key not in complete:
+            continue
+        unit = actual(planned, lowered)
+        assert isinstance(unit, EvaluateUnit)
+        place = sweep.unit(unit.key)
+        choosers = verify_run(place)["inputs"]["choosers"]
+        facts = _asked(planned, unit)
+        rows += (
+            row | facts for row in _condition_rows(unit, read_answers(place / ANSWERS), choosers)
+        )
+    write_table(sweep.root / EVALUATIONS, EVALUATION_SCHEMA, rows, _missing(units, complete))
+
+
+def _missing(units: Sequence[Unit], complete: Collection[str]) -> list[str]:
+    return sorted({unit.key for unit in units} - set(complete))
+
+
+def _condition_rows(
+    unit: EvaluateUnit, answers: Sequence[Answer], choosers: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """One row for zero-shot and for every bridge, in the plan's order."""
+    for condition in (ZERO_SHOT, *unit.pair.bridges):
+        found = [answer for answer in answers if answer.condition == condition]
+        yield {
+            "unit": unit.key,
+            "select_unit": unit.select.key,
+            "task": unit.task.form.name,
+            "model": unit.model.name,
+            "source": unit.pair.source,
+            "target": unit.pair.target,
+            "condition": condition,
+            "accuracy": _mean([float(answer.correct) for answer in found]),
+            "f1": _mean([answer.f1 for answer in found]),
+            "log_probability": _mean([answer.log_probability for answer in found]),
+            "questions": len(found),
+            "choosers": sorted(name for name, bridge in choosers.items() if bridge == condition),
+        }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; None without any."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _asked(planned: EvaluateUnit, unit: EvaluateUnit) -> dict[str, Any]:
+    """How the unit asked: model, settings, batch sizes."""
+    settings = unit.settings
+    return {
+        "revision": unit.model.revision,
+        "dtype": unit.model.dtype,
+        "model_sha256": unit.count.model_pin.sha256,
+        "limit": settings.limit,
+        "shots": settings.shots,
+        "seed": settings.seed,
+        "batch_size": unit.batch_size,
+        "planned_batch_size": planned.batch_size,
+    }
 
 
 def _name(unit: SelectUnit, bridge: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ then load must have the pinned hash.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bridgex_jax.data.dictionaries import Dictionary
 from bridgex_jax.errors import InputError
 from bridgex_jax.models.hub import find_model
 from bridgex_jax.models.load import Model
+from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.inputs import (
     BUILTIN,
     CLDR,
@@ -25,8 +27,19 @@ from bridgex_jax.pipelines.inputs import (
     read_words,
 )
 from bridgex_jax.pipelines.sweep.plan import Files, ModelSpec, PairSpec
-from bridgex_jax.pipelines.sweep.units import CountUnit, Pinned, SelectUnit
+from bridgex_jax.pipelines.sweep.plan_evaluate import TaskSpec
+from bridgex_jax.pipelines.sweep.units import CountUnit, EvaluateUnit, Pinned, SelectUnit
+from bridgex_jax.pipelines.task_inputs import (
+    HUB,
+    Asked,
+    Exam,
+    read_chosen,
+    read_records,
+    record_exam,
+    word_exam,
+)
 from bridgex_jax.store.files import plain
+from bridgex_jax.store.paths import AnyPath, read_bytes
 
 
 class Inputs:
@@ -80,6 +93,19 @@ class Inputs:
 
         return self._pin(_words_name(pair, files), read)
 
+    def questions(self, task: TaskSpec, code: str) -> Pinned:
+        """The pin of a task's questions in one language."""
+
+        def read() -> tuple[str, int]:
+            records = read_records(task.form, task.files, code)
+            return records.sha256, len(records.records)
+
+        return self._pin(_questions_name(task, code), read)
+
+    def chooser(self, name: str, file: str) -> Pinned:
+        """The pin of the file of a chooser."""
+        return self._pin(f"{name} {file}", lambda: (_sha256(file), 0))
+
     def _pin(self, name: str, read: Any) -> Pinned:
         if name not in self._pins:
             try:
@@ -116,6 +142,38 @@ class Inputs:
         _must_be(unit.words_pin, words.sha256, " and ".join(words.files))
         return words
 
+    def make_exam(self, unit: EvaluateUnit, selection: AnyPath, console: Console) -> Exam:
+        """What a unit asks. selection: the run of its select unit.
+
+        Raises InputError where something cannot be read, has changed or is too little.
+        """
+        pair, task = unit.pair, unit.task
+        asked = Asked(
+            task.form,
+            pair.source,
+            pair.target,
+            pair.bridges,
+            unit.settings.limit,
+            unit.settings.shots,
+            unit.settings.seed,
+        )
+        for (_, file), pin in zip(task.choosers, unit.chooser_pins, strict=True):
+            _must_be(pin, _sha256(file), file)
+        files = dict(task.choosers)
+        chosen = read_chosen(
+            asked,
+            str(selection),
+            typology=files.get("typology"),
+            table=files.get("scores"),
+            corpora=() if task.data is None else None,  # words are not looked for in corpora
+        )
+        if task.data is None:
+            return word_exam(asked, self.load_words(unit.select), chosen)
+        exam = record_exam(asked, task.files, chosen, console)
+        for code, pin in zip((pair.source, pair.target), unit.data_pins, strict=True):
+            _must_be(pin, exam.hashes["data"][code], _questions_name(task, code))
+        return exam
+
     def _read_corpus(self, code: str, file: str, seed: int) -> Corpus:
         name = _corpus_name(code, file, seed)
         if name not in self._corpora:
@@ -140,6 +198,10 @@ def _must_be(pin: Pinned, sha256: str, file: str | Path) -> None:
         )
 
 
+def _sha256(file: str) -> str:
+    return hashlib.sha256(read_bytes(file)).hexdigest()
+
+
 def _model_name(spec: ModelSpec) -> str:
     return f"model {spec.name}" + (f"@{spec.revision}" if spec.revision else "")
 
@@ -152,3 +214,8 @@ def _words_name(pair: PairSpec, files: Files) -> str:
     """All files that could be used: which are, follows from the pair."""
     shown = " ".join(f"{name}={','.join(paths)}" for name, paths in files) or CLDR
     return f"dictionary {pair.source}-{pair.target} {shown}"
+
+
+def _questions_name(task: TaskSpec, code: str) -> str:
+    file = HUB if isinstance(task.files, str) else task.files.get(code, "without a file")
+    return f"{task.form.data} {code} {file}"

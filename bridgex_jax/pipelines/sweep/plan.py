@@ -9,6 +9,7 @@
     select: {probe_filter: none}             # options of `bridgex select`
     grid: {top_rate: [0.01, 0.02]}           # lists of them: every combination
     count: {batch_size: 8}                   # of `bridgex count`
+    evaluate: {task: [bli, mrc], …}          # every choice in these tasks: see plan_evaluate.py
 
 Every scalar is read as text and then as its option reads it, so YAML's own guesses (`no` is false,
 `1e-2` is a word) do no harm. What is wrong is one line with the file, the line and the remedy.
@@ -29,12 +30,21 @@ from bridgex_jax.languages import language
 from bridgex_jax.neurons import sets as neuron_sets
 from bridgex_jax.pipelines.inputs import BUILTIN, CLDR, check_languages
 from bridgex_jax.pipelines.select import SelectSettings, settings_from
+from bridgex_jax.pipelines.sweep.plan_evaluate import TaskSpec, read_evaluate
+from bridgex_jax.pipelines.sweep.plan_values import (
+    integer,
+    layers,
+    maybe,
+    one_of,
+    positive,
+    rate,
+    switch,
+)
 
 if TYPE_CHECKING:
     from yaml import Node
 
 DTYPES = ("float32", "bfloat16", "float16")
-_NOTHING = ("", "~", "null")
 Files = tuple[tuple[str, tuple[str, ...]], ...]  # ("id-he", (FILE, …)), …
 
 
@@ -72,7 +82,8 @@ class Plan:
     """What a sweep computes: every model with every pair and every one of the settings.
 
     languages: those that are counted. corpora: (code, FILE or `cldr`) of each. dictionaries:
-    files of pairs; () means the words of the CLDR.
+    files of pairs; () means the words of the CLDR. evaluate: the tasks that every choice is
+    evaluated in.
     """
 
     models: tuple[ModelSpec, ...]
@@ -81,86 +92,33 @@ class Plan:
     corpora: tuple[tuple[str, str], ...]
     dictionaries: Files
     settings: tuple[SelectSettings, ...]
-
-
-# How the text of a value is read ---------------------------------------------------------------
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError("is not a positive whole number")
-    return int(text)
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError("is not a whole number") from None
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise ValueError("is not a number between 0 and 1")
-    return value
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError("is neither true nor false")
-    return text.lower() == "true"
-
-
-def _layers(text: str) -> tuple[int, int]:
-    first, mark, last = text.partition("-")
-    if not (first.isdigit() and (last.isdigit() if mark else not last)):
-        raise ValueError("is not FIRST-LAST, such as 10-21")
-    if int(last or first) < int(first):
-        raise ValueError("ends before it begins")
-    return int(first), int(last or first)
-
-
-def _one_of(*known: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in known:
-            raise ValueError(f"is none of {', '.join(known)}")
-        return text
-
-    return read
-
-
-def _maybe(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: None if text in _NOTHING else read(text)
+    evaluate: tuple[TaskSpec, ...] = ()
 
 
 # The options of `bridgex select`: their defaults, and how their text is read.
 _DEFAULTS = SelectSettings()
 _OPTIONS: dict[str, tuple[Any, Callable[[str], Any]]] = {
-    "top_rate": (_DEFAULTS.top_rate, _rate),
-    "rate_scope": (_DEFAULTS.rate_scope, _one_of(*get_args(neuron_sets.Scope))),
-    "bridge_set": (_DEFAULTS.bridge_set, _one_of(*get_args(neuron_sets.BridgeSet))),
-    "top_k": (None, _maybe(_positive)),
-    "drop_common": (False, _switch),
-    "words": (_DEFAULTS.words, _positive),
-    "probe_filter": (_DEFAULTS.probe_filter, _one_of("correct", "none")),
-    "token_scope": (_DEFAULTS.token_scope, _one_of(*SCOPES)),
-    "template": (None, _maybe(str)),
-    "layers": (None, _maybe(_layers)),
-    "seed": (_DEFAULTS.seed, _integer),
-    "batch_size": (_DEFAULTS.batch_size, _positive),
-    "resamples": (_DEFAULTS.resamples, _positive),
-    "permutations": (_DEFAULTS.permutations, _positive),
-    "estimator": (None, _maybe(str)),
-    "bandwidth": (None, _maybe(_one_of("variable_median", "set_median"))),
-    "length_control": (None, _maybe(str)),
-    "no_size_matching": (False, _switch),
-    "compat": (None, _maybe(str)),
-    "tokens": (None, _maybe(_positive)),
-    "row_length": (None, _maybe(_positive)),
+    "top_rate": (_DEFAULTS.top_rate, rate),
+    "rate_scope": (_DEFAULTS.rate_scope, one_of(*get_args(neuron_sets.Scope))),
+    "bridge_set": (_DEFAULTS.bridge_set, one_of(*get_args(neuron_sets.BridgeSet))),
+    "top_k": (None, maybe(positive)),
+    "drop_common": (False, switch),
+    "words": (_DEFAULTS.words, positive),
+    "probe_filter": (_DEFAULTS.probe_filter, one_of("correct", "none")),
+    "token_scope": (_DEFAULTS.token_scope, one_of(*SCOPES)),
+    "template": (None, maybe(str)),
+    "layers": (None, maybe(layers)),
+    "seed": (_DEFAULTS.seed, integer),
+    "batch_size": (_DEFAULTS.batch_size, positive),
+    "resamples": (_DEFAULTS.resamples, positive),
+    "permutations": (_DEFAULTS.permutations, positive),
+    "estimator": (None, maybe(str)),
+    "bandwidth": (None, maybe(one_of("variable_median", "set_median"))),
+    "length_control": (None, maybe(str)),
+    "no_size_matching": (False, switch),
+    "compat": (None, maybe(str)),
+    "tokens": (None, maybe(positive)),
+    "row_length": (None, maybe(positive)),
 }
 
 
@@ -265,13 +223,15 @@ class _Reader:
 
     def value(self, node: Node, name: str) -> Any:
         """The value of an option of `bridgex select`."""
+        return self.read(node, name, _OPTIONS[name][1], "see bridgex select --help")
+
+    def read(self, node: Node, name: str, read: Callable[[str], Any], remedy: str) -> Any:
+        """What `read` makes of one value."""
         text = self.text(node, name)
         try:
-            return _OPTIONS[name][1](text)
+            return read(text)
         except ValueError as error:
-            raise self.wrong(
-                node, f"{name}: {text!r} {error}", "see bridgex select --help"
-            ) from None
+            raise self.wrong(node, f"{name}: {text!r} {error}", remedy) from None
 
     def placed(self, node: Node, error: InputError) -> InputError:
         """An error of another module, at this place of the plan."""
@@ -281,7 +241,7 @@ class _Reader:
 
     def plan(self) -> Plan:
         sections = ("models", "pairs", "bridges", "languages", "dictionary", "corpus", "select",
-                    "grid", "count")  # fmt: skip
+                    "grid", "count", "evaluate")  # fmt: skip
         found = self.options(self.root, "the plan", sections)
         for name in ("models", "pairs"):
             if name not in found:
@@ -303,6 +263,7 @@ class _Reader:
             self.corpora(found.get("corpus"), languages, only_builtin),
             self.dictionaries(found.get("dictionary"), pairs, only_builtin),
             self.settings(found),
+            read_evaluate(self, found["evaluate"]) if "evaluate" in found else (),
         )
 
     def model(self, node: Node) -> ModelSpec:
@@ -369,13 +330,14 @@ class _Reader:
             if self.text(node, "corpus") != CLDR:
                 raise self.wrong(node, "corpus is neither files nor cldr", "write {en: FILE, …}")
             return tuple((code, CLDR) for code in languages)
-        files = self.by_code(self.mapping(node, "corpus"), node)
+        files = self.by_code(self.mapping(node, "corpus"), "corpus", "corpora")
         if missing := [code for code in languages if code not in files]:
             remedy = f"add {missing[0]}: FILE"
             raise self.wrong(node, f"no corpus of {', '.join(missing)}", remedy)
         return tuple((code, files[code]) for code in languages)
 
-    def by_code(self, found: Mapping[str, Node], node: Node) -> dict[str, str]:
+    def by_code(self, found: Mapping[str, Node], one: str, several: str) -> dict[str, str]:
+        """The file of every language."""
         files: dict[str, str] = {}
         for key, item in found.items():
             try:
@@ -383,8 +345,8 @@ class _Reader:
             except InputError as error:
                 raise self.placed(item, error) from None
             if code in files:
-                raise self.wrong(item, f"two corpora of {code}", "join them into one file")
-            files[code] = self.text(item, f"corpus of {code}")
+                raise self.wrong(item, f"two {several} of {code}", "join them into one file")
+            files[code] = self.text(item, f"{one} of {code}")
         return files
 
     def dictionaries(

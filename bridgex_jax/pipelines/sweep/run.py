@@ -6,7 +6,7 @@ Any number of processes may sweep into one directory at the same time; none wait
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,21 @@ from bridgex_jax.errors import InputError
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.sweep.engines import run_here, run_on_ray
 from bridgex_jax.pipelines.sweep.estimates import Work, estimate_unit
-from bridgex_jax.pipelines.sweep.gather import gather
+from bridgex_jax.pipelines.sweep.gather import gather, gather_evaluations
 from bridgex_jax.pipelines.sweep.inputs import Inputs
-from bridgex_jax.pipelines.sweep.plan import read_plan
+from bridgex_jax.pipelines.sweep.plan import Plan, read_plan
 from bridgex_jax.pipelines.sweep.shards import Shard
 from bridgex_jax.pipelines.sweep.status import Status, describe, status_of
 from bridgex_jax.pipelines.sweep.stopping import TERMINATED, Stop, until_terminated
-from bridgex_jax.pipelines.sweep.units import SelectUnit, Unit, code_version, list_selects
+from bridgex_jax.pipelines.sweep.units import (
+    EvaluateUnit,
+    SelectUnit,
+    Unit,
+    code_version,
+    in_order,
+    list_evaluations,
+    list_selects,
+)
 from bridgex_jax.pipelines.sweep.work import Outcome, Worker, actual, agreed, full_title
 from bridgex_jax.store.files import plain
 from bridgex_jax.store.sweeps import RESULTS, SweepDirectory
@@ -87,8 +95,14 @@ class Sweep:
     directory: SweepDirectory
     inputs: Inputs
     selects: tuple[SelectUnit, ...]  # in the plan's order, one of them for each item of the plan
-    units: tuple[Unit, ...]  # each once, count units before those that need them
+    evaluations: tuple[EvaluateUnit, ...]  # of every select unit each task, in the same order
+    units: tuple[Unit, ...]  # each once, after those that it needs
     index: dict[str, Any]  # sweep.json
+
+    @property
+    def last(self) -> Sequence[Unit]:
+        """The units that no other needs: those that shards share out."""
+        return self.evaluations or self.selects
 
 
 def open_sweep(plan_file: str | Path, out: str, console: Console, mesh: str | None = None) -> Sweep:
@@ -111,10 +125,10 @@ def open_sweep(plan_file: str | Path, out: str, console: Console, mesh: str | No
     inputs = Inputs(mesh)
     inputs.adopt(agreed(lambda: _settled_pins(directory, there)))
     if cluster.is_leader():
-        list_selects(plan, inputs, code)  # reads what is not settled
+        _list_units(plan, inputs, code)  # reads what is not settled
     inputs.adopt(agreed(lambda: inputs.pins))
-    selects = list_selects(plan, inputs, code)
-    units = in_order(selects)
+    selects, evaluations = _list_units(plan, inputs, code)
+    units = in_order([*(evaluations or selects)])
     known = {unit["key"]: Work(unit["tokens"], unit["flops"]) for unit in there.get("units", ())
              if unit["flops"] is not None}  # fmt: skip
     works = [known.get(unit.key) or estimate_unit(unit) for unit in units]
@@ -124,7 +138,14 @@ def open_sweep(plan_file: str | Path, out: str, console: Console, mesh: str | No
         "pins": inputs.pins,
         "units": describe(units, works),
     }
-    return Sweep(directory, inputs, tuple(selects), tuple(units), index)
+    return Sweep(directory, inputs, tuple(selects), tuple(evaluations), tuple(units), index)
+
+
+def _list_units(
+    plan: Plan, inputs: Inputs, code: str
+) -> tuple[list[SelectUnit], list[EvaluateUnit]]:
+    selects = list_selects(plan, inputs, code)
+    return selects, list_evaluations(plan, selects, inputs)
 
 
 def _settled_pins(directory: SweepDirectory, there: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,18 +159,6 @@ def _settled_pins(directory: SweepDirectory, there: Mapping[str, Any]) -> dict[s
         if (lowered.get(unit["key"], {}).get("made") or unit["key"]) in finished:
             used |= set(unit["inputs"])
     return {name: pin for name, pin in there.get("pins", {}).items() if name in used}
-
-
-def in_order(selects: Iterable[SelectUnit], last: frozenset[str] = frozenset()) -> list[Unit]:
-    """Every unit once: select units in the given order, each count unit before its first.
-
-    last: keys of units that go to the end.
-    """
-    units: dict[str, Unit] = {}
-    for unit in sorted(selects, key=lambda unit: bool({unit.key, unit.count.key} & last)):
-        units.setdefault(unit.count.key, unit.count)
-        units.setdefault(unit.key, unit)
-    return list(units.values())
 
 
 def plan_sweep(plan_file: str | Path, out: str, console: Console) -> Status:
@@ -183,7 +192,7 @@ def _mine(sweep: Sweep, shard: Shard) -> list[Unit]:
     doubtful = agreed(
         lambda: [*directory.failures(), *(sign["unit"] for sign in directory.running())]
     )
-    return in_order(shard.part(sweep.selects), frozenset(doubtful))
+    return in_order(shard.part(sweep.last), frozenset(doubtful))
 
 
 def _work(
@@ -232,11 +241,12 @@ def _finish(
     state = {row["key"]: row["state"] for row in status.rows}
     gone = [unit.key for unit in mine if unit.key not in outcomes]
     open_ = [key for key, is_ in state.items() if is_ not in ("complete", "failed")]
-    missing = [unit.key for unit in sweep.selects if state[unit.key] != "complete"]
     table = None
     if not open_ and not gone and cluster.is_leader():
-        complete = [unit for unit in sweep.selects if state[unit.key] == "complete"]
-        gather(sweep.directory, complete, sorted(set(missing)))
+        complete = {key for key, is_ in state.items() if is_ == "complete"}
+        gather(sweep.directory, sweep.selects, complete)
+        if sweep.evaluations:
+            gather_evaluations(sweep.directory, sweep.evaluations, complete)
         sweep.directory.tidy()
         table = str(sweep.directory.root / RESULTS)
     failed = [(o.title, o.reason) for o in outcomes.values() if o.reason]

@@ -12,8 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridgex_jax.errors import InputError
+from bridgex_jax.pipelines.select import SelectSettings
 from bridgex_jax.pipelines.sweep.estimates import Work, measured_rate
-from bridgex_jax.pipelines.sweep.units import SelectUnit, Unit, settings_title
+from bridgex_jax.pipelines.sweep.units import (
+    CountUnit,
+    EvaluateUnit,
+    SelectUnit,
+    Unit,
+    settings_title,
+)
 from bridgex_jax.store.manifest import read_manifest
 from bridgex_jax.store.sweeps import SweepDirectory, is_silent
 
@@ -94,15 +101,20 @@ def describe(units: Sequence[Unit], works: Iterable[Work | None]) -> list[dict[s
             "key": unit.key,
             "kind": unit.kind,
             "title": f"{unit.title} of {unit.model.title}",
-            "settings": settings_title(unit.settings, choices)
-            if isinstance(unit, SelectUnit)
-            else "",
+            "settings": _settings_title(unit, choices),
             "inputs": [pin.name for pin in unit.pins],
             "tokens": work.tokens if work else None,
             "flops": work.flops if work else None,
         }
         for unit, work in zip(units, works, strict=True)
     ]
+
+
+def _settings_title(unit: Unit, choices: Sequence[SelectSettings]) -> str:
+    if isinstance(unit, CountUnit):
+        return ""
+    select = unit.select if isinstance(unit, EvaluateUnit) else unit
+    return settings_title(select.settings, choices)
 
 
 def read_status(directory: str) -> Status:

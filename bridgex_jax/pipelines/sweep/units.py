@@ -1,8 +1,9 @@
 """Units: what a sweep does one by one, each under a key that is the hash of all that decides it.
 
 A count unit is one model with the text of all languages of the plan; the pairs of the model share
-it. A select unit is one model, pair and settings. The hashes of models and data are part of the
-key, and so are the batch sizes (rounding follows them) and the code.
+it. A select unit is one model, pair and settings; an evaluate unit is a task for one of them. The
+hashes of models and data are part of the key, and so are the batch sizes (rounding follows them)
+and the code.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 
 from bridgex_jax import kernels
 from bridgex_jax.pipelines.count import CountSettings
+from bridgex_jax.pipelines.evaluate import EvaluateSettings
 from bridgex_jax.pipelines.inputs import CLDR
 from bridgex_jax.pipelines.select import SelectSettings
 from bridgex_jax.pipelines.sweep.plan import Files, ModelSpec, PairSpec, Plan
+from bridgex_jax.pipelines.sweep.plan_evaluate import TaskSpec
 from bridgex_jax.store.files import json_bytes, plain
 from bridgex_jax.store.manifest import collect_versions
 
@@ -51,7 +54,7 @@ def code_version() -> str:
 class Pinned:
     """An input as the plan found it: hash and size, or why it cannot be read.
 
-    size: characters of a corpus, pairs of a dictionary, 0 of a model.
+    size: characters of a corpus, pairs of a dictionary, questions of a task, 0 of others.
     """
 
     name: str
@@ -72,6 +75,7 @@ class CountUnit:
     settings: CountSettings
 
     kind = "count"
+    needs = None
 
     @functools.cached_property
     def key(self) -> str:
@@ -120,6 +124,11 @@ class SelectUnit:
 
     kind = "select"
 
+    @property
+    def needs(self) -> CountUnit:
+        """The unit that must be complete before."""
+        return self.count
+
     @functools.cached_property
     def key(self) -> str:
         return _key(
@@ -132,6 +141,10 @@ class SelectUnit:
                 "settings": asdict(self.settings),
             }
         )
+
+    @property
+    def code(self) -> str:
+        return self.count.code
 
     @property
     def model(self) -> ModelSpec:
@@ -163,7 +176,106 @@ class SelectUnit:
         return replace(self, count=count, settings=settings)
 
 
-Unit = CountUnit | SelectUnit
+@dataclass(frozen=True)
+class EvaluateUnit:
+    """A task for the pair of a select unit, whose choosers are judged and whose words not asked.
+
+    data_pins: of the questions in both languages, () of words, which are the select unit's.
+    chooser_pins: of the files of further choosers.
+    """
+
+    select: SelectUnit
+    task: TaskSpec
+    data_pins: tuple[Pinned, ...] = ()
+    chooser_pins: tuple[Pinned, ...] = ()
+
+    kind = "evaluate"
+
+    @property
+    def needs(self) -> SelectUnit:
+        """The unit that must be complete before."""
+        return self.select
+
+    @functools.cached_property
+    def key(self) -> str:
+        return _key(
+            {
+                "kind": self.kind,
+                "select": self.select.key,
+                "task": self.task.form.facts(),
+                "data": [pin.sha256 or pin.name for pin in self.data_pins],
+                "choosers": {
+                    name: pin.sha256 or pin.name
+                    for (name, _), pin in zip(self.task.choosers, self.chooser_pins, strict=True)
+                },
+                "settings": asdict(self.settings),
+            }
+        )
+
+    @property
+    def count(self) -> CountUnit:
+        return self.select.count
+
+    @property
+    def code(self) -> str:
+        return self.count.code
+
+    @property
+    def model(self) -> ModelSpec:
+        return self.select.model
+
+    @property
+    def pair(self) -> PairSpec:
+        return self.select.pair
+
+    @property
+    def settings(self) -> EvaluateSettings:
+        return self.task.settings
+
+    @property
+    def reason(self) -> str | None:
+        """Why the unit cannot be made, where one of its own inputs could not be read."""
+        return next((pin.reason for pin in self.pins if pin.reason), None)
+
+    @property
+    def pins(self) -> list[Pinned]:
+        """What it reads itself, beside what its select unit has read."""
+        return [*self.data_pins, *self.chooser_pins]
+
+    @property
+    def title(self) -> str:
+        return f"evaluate {self.task.form.name} {self.pair.source}→{self.pair.target}"
+
+    @property
+    def batch_size(self) -> int:
+        return self.settings.batch_size
+
+    def with_batch(self, size: int) -> EvaluateUnit:
+        settings = replace(self.settings, batch_size=size)
+        return replace(self, task=replace(self.task, settings=settings))
+
+    def with_select(self, select: SelectUnit) -> EvaluateUnit:
+        return replace(self, select=select)
+
+
+Unit = CountUnit | SelectUnit | EvaluateUnit
+
+
+def in_order(units: Iterable[Unit], last: frozenset[str] = frozenset()) -> list[Unit]:
+    """Every unit once, in the given order, each after those that it needs.
+
+    last: keys of units that go to the end.
+    """
+    found: dict[str, Unit] = {}
+    for unit in sorted(units, key=lambda unit: any(one.key in last for one in with_needs(unit))):
+        for one in with_needs(unit):
+            found.setdefault(one.key, one)
+    return list(found.values())
+
+
+def with_needs(unit: Unit) -> list[Unit]:
+    """The unit after all that must be complete before it."""
+    return [unit] if unit.needs is None else [*with_needs(unit.needs), unit]
 
 
 def _key(identity: Mapping[str, Any]) -> str:
@@ -185,6 +297,24 @@ def list_selects(plan: Plan, pin: Any, code: str) -> list[SelectUnit]:
                 words = pin.words(pair, files)
                 units.append(SelectUnit(count, pair, files, words, settings))
     return units
+
+
+def list_evaluations(plan: Plan, selects: Iterable[SelectUnit], pin: Any) -> list[EvaluateUnit]:
+    """The evaluate units of a plan: of every select unit each task. pin: see `list_selects`."""
+    return [
+        EvaluateUnit(
+            select,
+            task,
+            tuple(pin.questions(task, code) for code in _asked_in(task, select.pair)),
+            tuple(pin.chooser(name, file) for name, file in task.choosers),
+        )
+        for select in selects
+        for task in plan.evaluate
+    ]
+
+
+def _asked_in(task: TaskSpec, pair: PairSpec) -> tuple[str, ...]:
+    return () if task.data is None else (pair.source, pair.target)
 
 
 def _count_unit(

@@ -7,30 +7,42 @@ the key, so what comes out is another unit, which stands in for the planned one.
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from bridgex_jax import cluster, runtime
 from bridgex_jax.errors import InputError
+from bridgex_jax.pipelines.answering import ModelAnswerer
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import ROW_LENGTH, run_count
+from bridgex_jax.pipelines.evaluate import EvaluateSettings, run_evaluate
 from bridgex_jax.pipelines.select import Request, run_select
 from bridgex_jax.pipelines.sweep.inputs import Inputs
-from bridgex_jax.pipelines.sweep.units import CountUnit, SelectUnit, Unit, code_version
+from bridgex_jax.pipelines.sweep.units import (
+    KEY_DIGITS,
+    CountUnit,
+    EvaluateUnit,
+    SelectUnit,
+    Unit,
+    code_version,
+)
+from bridgex_jax.pipelines.task_inputs import Exam
 from bridgex_jax.store.files import json_bytes
+from bridgex_jax.store.paths import cache_directory
 from bridgex_jax.store.runs import create_run
 from bridgex_jax.store.sweeps import SweepDirectory, now
 
 BEAT_SECONDS = 10
-NO_COUNTS = "its count unit is not complete; see why that failed"
 
 
 @dataclass(frozen=True)
@@ -116,20 +128,23 @@ class Worker:
         """Raises InputError for what is known to be wrong before the work."""
         if task.reason:
             raise InputError(task.reason)
-        code = task.code if isinstance(task, CountUnit) else task.count.code
-        if code != code_version():
+        if task.code != code_version():
             raise InputError(
-                f"this worker runs bridgex_jax {code_version()}, the sweep {code}",
+                f"this worker runs bridgex_jax {code_version()}, the sweep {task.code}",
                 remedy="install the same code everywhere",
             )
-        if isinstance(task, SelectUnit):
-            counts = task.count.key
-            if not agreed(lambda: self._sweep.is_whole(counts)):
-                raise InputError(NO_COUNTS)
+        if task.needs is None:
+            return
+        needed = task.needs.key
+        if not agreed(lambda: self._sweep.is_whole(needed)):
+            raise InputError(not_there(task.needs))
 
     def _make(self, task: Unit, planned: str) -> None:
         console = UnitConsole(partial(self._sweep.begin, planned, since=now()))
         shared: dict[str, Any] = {"open_run": partial(create_run, exclusive=False)}
+        if isinstance(task, EvaluateUnit):
+            self._evaluate(task, console, **shared)
+            return
         if cluster.peers() is None:  # else the run's own parts, which are steps of all together
             shared["part"] = partial(self._sweep.part, task.key)
         out = self._sweep.unit(task.key)
@@ -147,6 +162,15 @@ class Worker:
         counts = self._sweep.unit(task.count.key)
         request = Request(pair.source, pair.target, pair.bridges, words, None, counts)
         run_select(model, request, task.settings, out, console, **shared)
+
+    def _evaluate(self, task: EvaluateUnit, console: Console, **shared: Any) -> None:
+        exam = self._inputs.make_exam(task, self._sweep.unit(task.select.key), console)
+        model = self._inputs.load_model(task.model, task.count.model_pin)
+        answerer = ModelAnswerer(
+            model, console, batch_size=task.batch_size, place=kept_answers(exam, task.settings)
+        )
+        out = self._sweep.unit(task.key)
+        run_evaluate(model, exam, task.settings, out, console, answerer, **shared)
 
     def _smaller_batch(self, task: Unit, error: Exception) -> int | None:
         """Half the batch where memory ran out; None where it did not, or 1 was too much."""
@@ -185,6 +209,29 @@ class Worker:
         return reason
 
 
+def kept_answers(exam: Exam, settings: EvaluateSettings) -> Path:
+    """Where in the user's cache a unit's answers are kept: those of equal questions together.
+
+    Others are kept apart. A prompt's log-probability follows, by rounding, the prompts of its
+    batch, and those would follow what happens to be known already; so a unit has the same bytes
+    whoever makes it, after whatever, killed as often as may be.
+    """
+    asked = {
+        "task": exam.form.facts(),
+        "pair": [exam.task.source, exam.task.target],
+        "bridges": list(exam.bridges),
+        "settings": asdict(settings),
+        **exam.hashes,
+    }
+    digest = hashlib.sha256(json_bytes(asked)).hexdigest()[:KEY_DIGITS]
+    return cache_directory() / "answers" / "sweeps" / digest
+
+
+def not_there(needed: Unit) -> str:
+    """Why a unit fails that needs this one."""
+    return f"its {needed.kind} unit is not complete; see why that failed"
+
+
 def agreed(find: Callable[[], Any]) -> Any:
     """`find()`; the leader's answer where several processes work together."""
     peers = cluster.peers()
@@ -199,6 +246,9 @@ def actual(unit: Unit, lowered: Mapping[str, Mapping[str, Any]]) -> Unit:
     if isinstance(unit, SelectUnit) and (count := actual(unit.count, lowered)) != unit.count:
         assert isinstance(count, CountUnit)
         unit = unit.with_count(count)
+    if isinstance(unit, EvaluateUnit) and (select := actual(unit.select, lowered)) != unit.select:
+        assert isinstance(select, SelectUnit)
+        unit = unit.with_select(select)
     return unit.with_batch(size) if size else unit
 
 
