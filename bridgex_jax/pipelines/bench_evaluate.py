@@ -2,7 +2,8 @@
 
 torch goes as the released scripts of arXiv 2508.17078: one prompt at a time, nothing shared between
 words, bridges or pairs. Both sides are asked by `evaluate_conditions`; ours writes its answers.
-Rounds and ratios as in bench_capture.py. Axes: W (axes.py).
+Rounds and ratios as in bench_capture.py. For idle cores alone: where another program runs, torch
+slows down far more than we do, and the ratio says nothing. Axes: W (axes.py).
 """
 
 from __future__ import annotations

@@ -138,8 +138,20 @@ def summarise(
         regret=_interval(verdict.regret[judged] if judged else nothing),
         rank_correlation=ranked,
         notes=answer_notes(form, results),
+        log_probability=_log_probabilities(results),
         sentence=_sentence(correct, bridges, choosers, settings) if judged else "",
     )
+
+
+def _log_probabilities(results: Conditions) -> dict[str, float]:
+    """Mean over pairs and questions, by condition, where there was a prompt."""
+    values: dict[str, list[np.ndarray]] = {}
+    for one in results:
+        for name, condition in one.items():
+            if condition.log_prob is not None:
+                values.setdefault(name, []).append(condition.log_prob)
+    joined = {name: np.concatenate(of_pairs) for name, of_pairs in values.items()}
+    return {n: float(np.nanmean(v)) for n, v in joined.items() if np.isfinite(v).any()}
 
 
 def _sentence(
@@ -213,7 +225,9 @@ class EvaluateResult:
         ]
         for row in self.evaluation.pooled:
             a = row.accuracy
-            lines.append(f"  {row.name:<10} {a.value:6.1%}  [{a.low:.1%}, {a.high:.1%}]")
+            value = self.evaluation.log_probability.get(row.name)
+            nats = "" if value is None else f"  log p of the right answer {value:.2f}"
+            lines.append(f"  {row.name:<10} {a.value:6.1%}  [{a.low:.1%}, {a.high:.1%}]{nats}")
         if show:
             lines += [shown(answer) for answer in read_answers(self.out / ANSWERS)[:show]]
         notes = self.evaluation.notes

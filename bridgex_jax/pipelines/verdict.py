@@ -94,7 +94,7 @@ def find_runs(places: Sequence[str]) -> list[EvaluatedRun]:
                 remedy="give the --out of bridgex evaluate, or of a sweep that evaluates",
             )
         found += runs
-    return found
+    return sorted(found, key=lambda run: (run.pair.source, run.pair.target))
 
 
 def _read_run(manifest_file: AnyPath) -> EvaluatedRun | None:

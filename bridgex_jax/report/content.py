@@ -148,7 +148,8 @@ class Evaluation:
     gain: chosen − random (the mean over bridges), regret: oracle − chosen, both paired, as shares
     of 1.
     rank_correlation: of score and accuracy over bridges, averaged over directions. sentence: what
-    the tests say of the judged chooser; "" without one.
+    the tests say of the judged chooser; "" without one. log_probability: of right answers, mean in
+    nats, by condition.
     """
 
     task: str
@@ -160,6 +161,7 @@ class Evaluation:
     rank_correlation: Interval | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     sentence: str = ""
+    log_probability: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

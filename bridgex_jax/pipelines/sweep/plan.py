@@ -112,6 +112,7 @@ _OPTIONS: dict[str, tuple[Any, Callable[[str], Any]]] = {
     "batch_size": (_DEFAULTS.batch_size, positive),
     "resamples": (_DEFAULTS.resamples, positive),
     "permutations": (_DEFAULTS.permutations, positive),
+    "parallel": (None, maybe(positive)),
     "estimator": (None, maybe(str)),
     "bandwidth": (None, maybe(one_of("variable_median", "set_median"))),
     "length_control": (None, maybe(str)),
