@@ -24,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bridgex_jax.errors import InputError
 
 MESH_AXES = ("data", "fsdp", "tensor")
+MOST_MAPS = 30_000
 BATCH_AXES = ("data", "fsdp")  # what splits the rows of a batch
 
 
@@ -77,6 +78,23 @@ def use_compilation_cache() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     return directory
+
+
+def drop_programs(at_most: int = MOST_MAPS) -> bool:
+    """Frees all compiled programs where this process is near Linux's limit of 65,530 memory maps.
+
+    XLA's CPU backend takes six maps and more for each program, and a process that has no more of
+    them is killed. For those who compile without end: sweeps, test suites. Returns whether it did.
+    """
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            maps = sum(1 for _ in file)
+    except OSError:  # no Linux
+        return False
+    if maps <= at_most:
+        return False
+    jax.clear_caches()
+    return True
 
 
 def compile_only() -> None:

@@ -28,6 +28,7 @@ from bridgex_jax.models.config import plain_llama  # noqa: E402
 from bridgex_jax.models.decoder import init_params  # noqa: E402
 from bridgex_jax.models.load import Model, load_model  # noqa: E402
 from bridgex_jax.models.weights import save_model  # noqa: E402
+from bridgex_jax.runtime import drop_programs  # noqa: E402
 from bridgex_jax.train.tokenizer import train_tokenizer  # noqa: E402
 
 TINY = plain_llama(
@@ -42,6 +43,13 @@ TINY = plain_llama(
     bos_token_id=0,
     eos_token_id=1,
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """One process compiles what all tests need."""
+    yield
+    drop_programs()
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,8 @@ def add(verbs: Any) -> None:
                         "hub")  # fmt: skip
     parser.add_argument("--select", metavar="RUN", help="of bridgex select: its choice "
                         "is judged beside others, its probe words are not asked")  # fmt: skip
-    parser.add_argument("--typology", metavar="FILE", help="URIEL's features.npz, as a chooser")
+    parser.add_argument("--typology", metavar="FILE", help="URIEL's features.npz as a chooser, "
+                        "or `lang2vec` for the installed package's")  # fmt: skip
     parser.add_argument("--scores", metavar="FILE", help="your own scores as a chooser: CSV or "
                         "TSV with source, target, bridge, score")  # fmt: skip
     parser.add_argument("--corpus", nargs="+", action="extend", metavar="CODE=FILE", help="text "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bridgex_jax.bridge import choosers
 from bridgex_jax.bridge.choosers import CHOOSERS, Scores
 from bridgex_jax.data.bridge_scores import read_bridge_scores
-from bridgex_jax.data.typology import read_typology
+from bridgex_jax.data.typology import lang2vec_file, read_typology
 from bridgex_jax.errors import InputError
 from bridgex_jax.store.files import read_json
 from bridgex_jax.store.paths import AnyPath, is_file
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bridgex_jax.pipelines.select import LanguageSets, Selection
 
 FILE = "choosers.json"
+LANG2VEC = "lang2vec"  # instead of a file: that of the installed package
 ByChooser = dict[str, Scores]
 
 
@@ -94,7 +95,8 @@ def plain_choosers(
         found["english"] = choosers.fixed("en", bridges)
     if typology is not None:
         # The same features for all bridges: what is missing differs between languages.
-        features = read_typology(typology, (source, target, *bridges), kinds=["syntax"]).features
+        file = lang2vec_file() if typology == LANG2VEC else typology
+        features = read_typology(file, (source, target, *bridges), kinds=["syntax"]).features
         alike = choosers.typological(choosers.known_to_all(features))
         found["typology"] = choosers.between(alike, source, target, bridges)
     if table is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -64,7 +65,9 @@ def finish(processes):
     for process in processes:
         with process:
             out, err = process.communicate(timeout=240)
-        out = "".join(line for line in out.splitlines(True) if not line.startswith("[Gloo]"))
+        # They are written piece by piece, so that those of two threads may be mixed.
+        lines = out.splitlines(True)
+        out = "".join(line for line in lines if not re.search(r"\[Gloo\]|peer ranks", line))
         found.append((process.returncode, out, err))
     return found
 

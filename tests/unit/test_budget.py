@@ -120,3 +120,14 @@ def test_an_output_matrix_that_capture_does_not_take_is_counted():
     assert budget.unused_bytes(model.params) == 0  # tied
     leaf = jax.ShapeDtypeStruct((32, 320), np.float32, sharding=runtime.replicated(mesh))
     assert budget.unused_bytes({"lm_head": {"kernel": leaf}}) == 32 * 320 * 4
+
+
+def test_programs_are_dropped_before_a_process_has_too_many():
+    step = jax.jit(lambda x: x + 1)
+    step(jnp.ones(3))
+    assert step._cache_size() == 1
+    assert not runtime.drop_programs()
+    assert step._cache_size() == 1
+    assert runtime.drop_programs(at_most=1)
+    assert step._cache_size() == 0
+    assert float(step(jnp.ones(3))[0]) == 2

@@ -55,8 +55,9 @@ def test_probe_and_evaluation_concepts_are_disjoint_and_enough(recipe, concepts)
 def test_no_evaluated_word_can_be_answered_by_copying_it_or_its_english(concepts):
     task = evaluation_task("id", "sw", concepts)
     english = {c.words["id"]: c.words["en"] for c in concepts}
-    for word, (gold,) in task.gold.items():
-        assert gold.casefold() not in (word.casefold(), english[word].casefold())
+    for item in task.items:
+        (gold,) = item.golds
+        assert gold.casefold() not in (item.text.casefold(), english[item.text].casefold())
 
 
 def test_the_demo_runs_whole_and_its_last_lines_answer(tmp_path):

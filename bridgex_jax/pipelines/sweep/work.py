@@ -85,6 +85,7 @@ class Worker:
         reason = self._try(unit) if worked else None
         if reason is None:
             self._note_done(unit)
+        runtime.drop_programs()  # a sweep of thousands of units runs in one process
         spent = time.perf_counter() - started
         return Outcome(unit.key, full_title(unit), reason, worked, spent)
 
