@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import numpy as np
 import pytest
@@ -103,9 +104,11 @@ def test_a_run_in_an_object_store_is_read_from_there(tiny_model, tmp_path, monke
     moto_server = pytest.importorskip("moto.server")
     server = moto_server.ThreadedMotoServer(port=0, verbose=False)
     server.start()
+    address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
     try:
+        urllib.request.urlopen(f"{address}/moto-api/reset", data=b"").close()
         for name, value in {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.get_host_and_port()[1]}",
+            "AWS_ENDPOINT_URL": address,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",

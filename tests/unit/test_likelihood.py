@@ -82,7 +82,7 @@ def test_continuations_of_one_prompt_share_it(tiny_model, mesh, monkeypatch):
 class Merging:
     """A tokenizer of characters that has a token for `:"`."""
 
-    def __call__(self, texts):
+    def __call__(self, texts, add_special_tokens=True):
         return {"input_ids": [[0, *map(ord, text.replace(':"', "\x7f"))] for text in texts]}
 
 
@@ -109,7 +109,9 @@ def test_no_logits_of_all_tokens_are_in_memory():
 
 def test_a_text_without_a_token_before_it_or_beyond_the_context_is_refused(tiny_model, mesh):
     model = Model(tiny_model.config, tiny_model.params)
-    model.__dict__["tokenizer"] = lambda texts: {"input_ids": [[*map(ord, t)] for t in texts]}
+    model.__dict__["tokenizer"] = lambda texts, add_special_tokens: {
+        "input_ids": [[*map(ord, text)] for text in texts]
+    }
     with pytest.raises(InputError, match="no token stands before"):
         score(model, [("", "a")], mesh)
     with pytest.raises(InputError, match="context of 128"):

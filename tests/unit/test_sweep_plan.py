@@ -42,7 +42,7 @@ FLAGS = {
     "template": '{word}→{target_language}:', "layers": "3-5", "seed": "4", "batch_size": "8",
     "resamples": "20", "permutations": "30", "estimator": "biased", "bandwidth": "set_median",
     "length_control": "none", "no_size_matching": True, "compat": "paper", "tokens": "900",
-    "row_length": "64",
+    "row_length": "64", "parallel": "99",
 }  # fmt: skip
 
 
