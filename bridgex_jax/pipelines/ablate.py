@@ -62,7 +62,7 @@ from bridgex_jax.report.ablation_figure import (
     read_ablation,
     write_ablation,
 )
-from bridgex_jax.report.figures import to_svg
+from bridgex_jax.report.drawing import to_svg
 from bridgex_jax.store.counts import LanguageCounts, load_counts
 from bridgex_jax.store.paths import AnyPath
 from bridgex_jax.store.runs import create_run

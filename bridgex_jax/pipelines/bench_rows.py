@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bridgex_jax.kernels.hsic import bench as hsic_bench
-from bridgex_jax.report.figures import roofline_figure, to_svg
+from bridgex_jax.report.drawing import to_svg
+from bridgex_jax.report.figures import roofline_figure
 
 Row = dict[str, Any]
 

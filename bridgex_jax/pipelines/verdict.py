@@ -35,7 +35,7 @@ from bridgex_jax.icl.verdict import (
 )
 from bridgex_jax.pipelines.choosers import ByChooser, picks, read_choosers
 from bridgex_jax.pipelines.console import Console
-from bridgex_jax.report import figures, verdict_figures
+from bridgex_jax.report import drawing, verdict_figures
 from bridgex_jax.report.content import Direction, Interval
 from bridgex_jax.report.verdict_content import ChooserRow, GainRow, VerdictReport
 from bridgex_jax.report.verdict_html import render_verdict
@@ -391,7 +391,7 @@ def run_verdict(
 def draw(verdict: VerdictReport) -> dict[str, str]:
     """The figures as SVG by file name."""
     drawn = {
-        "pairs.svg": figures.to_svg(
+        "pairs.svg": drawing.to_svg(
             verdict_figures.pair_by_bridge(verdict.directions), "Accuracy by pair and bridge"
         )
     }
@@ -399,7 +399,7 @@ def draw(verdict: VerdictReport) -> dict[str, str]:
         return drawn
     first = verdict.choosers[0]
     regrets = {row.name: row.regret for row in verdict.choosers}
-    drawn["regret.svg"] = figures.to_svg(
+    drawn["regret.svg"] = drawing.to_svg(
         verdict_figures.regret_by_chooser(regrets, first.name, n_words=verdict.n_words),
         "Regret of every chooser",
     )
@@ -407,5 +407,5 @@ def draw(verdict: VerdictReport) -> dict[str, str]:
         figure = verdict_figures.score_against_accuracy(
             verdict.directions, verdict.scores, first.correlation, first.correlation_p
         )
-        drawn["score.svg"] = figures.to_svg(figure, "Score against accuracy")
+        drawn["score.svg"] = drawing.to_svg(figure, "Score against accuracy")
     return drawn

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bridgex_jax.errors import InputError
-from bridgex_jax.report.figures import (
+from bridgex_jax.report.drawing import (
     ACCENT,
     BAND,
     GRID,
@@ -27,9 +27,9 @@ from bridgex_jax.report.figures import (
     MUTED,
     PAGE,
     SERIES,
-    _figure,
-    _note,
-    _style,
+    new_figure,
+    note,
+    style,
 )
 from bridgex_jax.report.text import label, number, percent
 from bridgex_jax.store.files import plain, write_bytes
@@ -211,9 +211,9 @@ def ablation_table(ablation: Ablation) -> str:
         lines.append(f"{setting_name(one.setting):<18} {changed:<9} {lowest:>8}  {instead}")
     lines.append("ρ: rank correlation of the bridges' scores with the base's")
     silent = [row for row in ablation.rows if row.bridge is None]
-    for (setting, note), rows in groupby(silent, key=lambda row: (row.setting, row.note)):
+    for (setting, reason), rows in groupby(silent, key=lambda row: (row.setting, row.note)):
         values = ", ".join(row.value for row in rows)
-        lines.append(f"no choice with {setting_name(setting)} {values}: {note}")
+        lines.append(f"no choice with {setting_name(setting)} {values}: {reason}")
     return "\n".join(lines)
 
 
@@ -267,8 +267,8 @@ def ablation_figure(ablation: Ablation) -> Figure:
     bridges = ablation.bridges
     height = places[-1] + 1
     inside = max(6, len(bridges)) * _COLUMN
-    with _style():
-        figure, axes = _figure(
+    with style():
+        figure, axes = new_figure(
             _LEFT + inside + _RIGHT,
             _TOP + height * _ROW + _BOTTOM,
             left=_LEFT,
@@ -378,6 +378,6 @@ def _legend(axes: Axes, base: AblationRow) -> None:
         axes.plot([x], [y], "o", ms=7 if filled else 4.5, mfc=MUTED if filled else PAGE,
                   mec=MUTED, mew=0 if filled else 1, transform=transform,
                   clip_on=False)  # fmt: skip
-        _note(axes, x, y, text, transform="row", va="center", dx=7)
-    _note(axes, share * 1.75, y, "shaded: base · ρ: rank correlation with it", transform="row",
+        note(axes, x, y, text, transform="row", va="center", dx=7)
+    note(axes, share * 1.75, y, "shaded: base · ρ: rank correlation with it", transform="row",
           va="center")  # fmt: skip

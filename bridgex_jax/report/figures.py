@@ -1,80 +1,40 @@
-"""Figures of a report with matplotlib's object interface: no pyplot, no state that outlives a call.
-
-One quiet style: the chosen bridge in blue, everything named at the mark itself, colours that hold
-for colour-blind readers. Text stays text in the SVG, and equal results give equal bytes.
-"""
+"""Figures of a report: ranking, spectrum, overlap, accuracies; and the roofline of a benchmark."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bridgex_jax.report.content import Evaluation, PairReport, is_number
+from bridgex_jax.report.drawing import (
+    ACCENT,
+    BAND,
+    DASHES,
+    GRID,
+    INK,
+    MUTED,
+    NARROW,
+    SERIES,
+    WIDE,
+    interval_mark,
+    new_figure,
+    note,
+    right_text,
+    row_label,
+    rows_figure,
+    style,
+)
 from bridgex_jax.report.text import label, name, number, percent
 from bridgex_jax.store.tables import OverlapMatrix, PairSpectrum
 
 if TYPE_CHECKING:
     from bridgex_jax.kernels.hsic.bench import Row  # loads jax
-
-# The page replaces these very values by its variables, so that figures follow light and dark.
-INK, MUTED, GRID, BAND, PAGE, ACCENT = (
-    "#1d2126", "#68707b", "#e2e5e9", "#f0f3f7", "#fefefe", "#0067b1",
-)  # fmt: skip
-# After Okabe and Ito, darkened until text in them reads on white; blue means "chosen".
-SERIES = ("#c25000", "#00805c", "#bd3f7f", "#8a6800", "#4b5362", "#6f56c9")
-_DASHES = ((), (5, 2), (1.5, 1.5))
-
-# Inches: a column of text in the page, and what still fits on a phone.
-WIDE, NARROW = 7.2, 5.4
-FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "bridgex",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "xtick.major.width": 0.6,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-}
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Our style over matplotlib's defaults, whatever the user's matplotlibrc says."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
-
-
-def to_svg(figure: Figure, title: str) -> str:
-    """The figure as a standalone SVG on white, the same bytes for the same content."""
-    with _style():
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Title": title})
-    return re.sub(r"'DejaVu Sans'(, [^;\"]*)?", FONTS, stream.getvalue())
 
 
 def spectrum_figure(
@@ -82,12 +42,12 @@ def spectrum_figure(
 ) -> Figure:
     """Score by layer, a line a bridge; missing layers are gaps, the layer window is shaded."""
     height = max(3.2, 0.9 + 0.19 * len(spectrum.bridges))
-    with _style():
-        figure, axes = _figure(WIDE, height, left=0.55, right=1.35, top=0.42, bottom=0.5)
+    with style():
+        figure, axes = new_figure(WIDE, height, left=0.55, right=1.35, top=0.42, bottom=0.5)
         n_layers = spectrum.score.shape[1]
         if len(window):
             axes.axvspan(min(window) - 0.5, max(window) + 0.5, color=BAND, linewidth=0)
-            _note(axes, (min(window) + max(window)) / 2, 1.0, "layer window", dy=4, ha="center")
+            note(axes, (min(window) + max(window)) / 2, 1.0, "layer window", dy=4, ha="center")
         axes.set_xlim(-0.5, n_layers - 0.5)
         ends = []
         for g, bridge in enumerate(spectrum.bridges):
@@ -103,14 +63,14 @@ def spectrum_figure(
         if ends:
             _end_labels(axes, ends, n_layers, height - 0.92, chosen)
         else:
-            _note(axes, (n_layers - 1) / 2, 0.5, "no bridge is present in any layer", ha="center")
+            note(axes, (n_layers - 1) / 2, 0.5, "no bridge is present in any layer", ha="center")
         return figure
 
 
 def roofline_figure(rows: Sequence[Row]) -> Figure:
     """GFLOP/s of products against FLOPs a byte, on logarithmic axes, under the measured peak."""
-    with _style():
-        figure, axes = _figure(WIDE, 4.2, left=0.75, right=1.6, top=0.42, bottom=0.55)
+    with style():
+        figure, axes = new_figure(WIDE, 4.2, left=0.75, right=1.6, top=0.42, bottom=0.55)
         peak = max(row.gflops / row.share for row in rows)
         names = list(dict.fromkeys(row.implementation for row in rows))
         for row in rows:
@@ -139,19 +99,19 @@ def roofline_figure(rows: Sequence[Row]) -> Figure:
 def ranking_figure(pair: PairReport, score_name: str) -> Figure:
     """Mean score of every bridge with its bootstrap interval, best on top, with P(best)."""
     rows = pair.ranking
-    with _style():
-        figure, axes = _rows_figure(len(rows), NARROW, left=1.3, right=0.85)
+    with style():
+        figure, axes = rows_figure(len(rows), NARROW, left=1.3, right=0.85)
         for y, row in enumerate(rows):
             is_chosen = row.bridge == pair.bridge
-            _row_label(axes, y, label(row.bridge), is_chosen, faint=not row.comparable)
+            row_label(axes, y, label(row.bridge), is_chosen, faint=not row.comparable)
             if not row.comparable:
-                _note(axes, 0.0, y, "not comparable: absent from over half of the window",
+                note(axes, 0.0, y, "not comparable: absent from over half of the window",
                       transform="row", va="center", dx=2)  # fmt: skip
                 continue
-            _interval_mark(axes, y, row.score.value, row.score.low, row.score.high,
+            interval_mark(axes, y, row.score.value, row.score.low, row.score.high,
                            ACCENT if is_chosen else MUTED, filled=True)  # fmt: skip
-            _right_text(axes, y, percent(row.p_best), is_chosen)
-        _right_text(axes, -0.95, "P(best)", False, color=MUTED)
+            right_text(axes, y, percent(row.p_best), is_chosen)
+        right_text(axes, -0.95, "P(best)", False, color=MUTED)
         axes.set_xlabel(f"{score_name}, mean over {len(pair.compared)} layers")
         return figure
 
@@ -162,8 +122,8 @@ def overlap_figure(matrix: OverlapMatrix) -> Figure:
     cell, left, top = 0.42, 1.3, 0.42
     apart = ~np.eye(n, dtype=bool) & np.isfinite(matrix.jaccard)
     darkest = max(float(matrix.jaccard[apart].max()) if apart.any() else 0.0, 1e-12)
-    with _style():
-        figure, axes = _figure(
+    with style():
+        figure, axes = new_figure(
             left + n * cell + 0.1,
             top + n * 0.8 * cell + 0.1,
             left=left,
@@ -186,15 +146,15 @@ def overlap_figure(matrix: OverlapMatrix) -> Figure:
 def accuracy_figure(evaluation: Evaluation) -> Figure:
     """Accuracy pooled over directions: zero-shot, bridges, choosers, chosen, oracle."""
     rows = sorted(evaluation.pooled, key=lambda row: row.accuracy.value)[::-1]
-    with _style():
-        figure, axes = _rows_figure(len(rows), NARROW, left=1.55, right=0.75)
+    with style():
+        figure, axes = rows_figure(len(rows), NARROW, left=1.55, right=0.75)
         for y, row in enumerate(rows):
             is_chosen = row.kind == "chosen"
             color = {"chosen": ACCENT, "bridge": MUTED}.get(row.kind, INK)
-            _row_label(axes, y, row.name, is_chosen, faint=row.kind == "bridge")
-            _interval_mark(axes, y, row.accuracy.value, row.accuracy.low, row.accuracy.high,
+            row_label(axes, y, row.name, is_chosen, faint=row.kind == "bridge")
+            interval_mark(axes, y, row.accuracy.value, row.accuracy.low, row.accuracy.high,
                            color, filled=row.kind in ("chosen", "bridge"))  # fmt: skip
-            _right_text(axes, y, percent(row.accuracy.value, 1), is_chosen)
+            right_text(axes, y, percent(row.accuracy.value, 1), is_chosen)
         axes.xaxis.set_major_formatter(lambda value, _: percent(value))
         axes.set_xlabel(f"accuracy over {evaluation.n_words:,} words, 95 % intervals")
         return figure
@@ -203,10 +163,10 @@ def accuracy_figure(evaluation: Evaluation) -> Figure:
 def directions_figure(evaluation: Evaluation) -> Figure:
     """Accuracy in every direction: one dot a bridge, the chosen one blue, zero-shot hollow."""
     rows = evaluation.directions
-    with _style():
-        figure, axes = _rows_figure(len(rows), WIDE, left=2.0, right=1.55)
+    with style():
+        figure, axes = rows_figure(len(rows), WIDE, left=2.0, right=1.55)
         for y, row in enumerate(rows):
-            _row_label(axes, y, f"{name(row.source)} → {name(row.target)}", False)
+            row_label(axes, y, f"{name(row.source)} → {name(row.target)}", False)
             values = list(row.bridges.values())
             axes.plot(values, [y] * len(values), "-", color=GRID, lw=2.5, zorder=1)
             axes.plot(values, [y] * len(values), "o", ms=4.5, color=MUTED, alpha=0.55, mew=0)
@@ -214,9 +174,9 @@ def directions_figure(evaluation: Evaluation) -> Figure:
                 axes.plot([row.zero_shot], [y], "s", ms=4.5, mfc="none", mec=INK, mew=1)
             if row.chosen is not None and row.chosen in row.bridges:
                 axes.plot([row.bridges[row.chosen]], [y], "o", ms=7, color=ACCENT, mew=0, zorder=4)
-            _right_text(axes, y, _chosen_and_best(row.chosen, row.best),
+            right_text(axes, y, _chosen_and_best(row.chosen, row.best),
                         strong=row.chosen is not None and row.chosen == row.best)  # fmt: skip
-        _right_text(axes, -0.95, "chosen · best", False, color=MUTED)
+        right_text(axes, -0.95, "chosen · best", False, color=MUTED)
         _legend(axes)
         axes.xaxis.set_major_formatter(lambda value, _: percent(value))
         axes.set_xlabel("accuracy")
@@ -224,89 +184,6 @@ def directions_figure(evaluation: Evaluation) -> Figure:
 
 
 # Parts of figures --------------------------------------------------------------------------------
-
-
-def _figure(
-    width: float, height: float, *, left: float, right: float, top: float, bottom: float
-) -> tuple[Figure, Axes]:
-    """A figure with one axes; everything in inches."""
-    figure = Figure(figsize=(width, height), facecolor=PAGE, dpi=72)
-    FigureCanvasSVG(figure)
-    axes = figure.add_axes(
-        (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
-    )
-    axes.set_facecolor("none")
-    return figure, axes
-
-
-def _rows_figure(n_rows: int, width: float, *, left: float, right: float) -> tuple[Figure, Axes]:
-    """A dot plot with one row of text height a line, first row on top."""
-    figure, axes = _figure(
-        width, 0.85 + 0.27 * n_rows, left=left, right=right, top=0.35, bottom=0.5
-    )
-    axes.set_ylim(n_rows - 0.5, -0.5)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    axes.margins(x=0.04)
-    return figure, axes
-
-
-def _row_label(axes: Axes, y: float, text: str, strong: bool, faint: bool = False) -> None:
-    axes.annotate(
-        text,
-        (0, y),
-        (-8, 0),
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        weight="bold" if strong else "normal",
-        color=ACCENT if strong else MUTED if faint else INK,
-        annotation_clip=False,
-    )
-
-
-def _right_text(axes: Axes, y: float, text: str, strong: bool, color: str | None = None) -> None:
-    axes.annotate(
-        text,
-        (1, y),
-        (8, 0),
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        va="center",
-        weight="bold" if strong else "normal",
-        color=color or (ACCENT if strong else INK),
-        annotation_clip=False,
-    )
-
-
-def _note(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    ha: str = "left",
-    va: str = "baseline",
-    dx: float = 0,
-    dy: float = 0,
-    transform: str = "column",
-) -> None:
-    """Small muted text at (data x, share of height), or with transform "row" at (share, data y)."""
-    coordinates = axes.get_yaxis_transform() if transform == "row" else axes.get_xaxis_transform()
-    axes.annotate(text, (x, y), (dx, dy), xycoords=coordinates, textcoords="offset points", ha=ha,
-                  va=va, color=MUTED, fontsize=8, annotation_clip=False)  # fmt: skip
-
-
-def _interval_mark(
-    axes: Axes, y: float, value: float, low: float, high: float, color: str, *, filled: bool
-) -> None:
-    if is_number(low) and is_number(high):
-        axes.plot([low, high], [y, y], color=color, lw=1.6, solid_capstyle="round", zorder=2)
-    axes.plot(
-        [value], [y], "o", ms=6.5, mfc=color if filled else PAGE, mec=color, mew=1.4, zorder=3
-    )
 
 
 def _spectrum_line(
@@ -317,7 +194,7 @@ def _spectrum_line(
         score,
         color=ACCENT if is_chosen else SERIES[index % len(SERIES)],
         lw=2.2 if is_chosen else 1.2,
-        dashes=() if is_chosen else _DASHES[index // len(SERIES) % len(_DASHES)],
+        dashes=() if is_chosen else DASHES[index // len(SERIES) % len(DASHES)],
         marker="o",  # a layer between two gaps has no line
         ms=4.2 if is_chosen else 2.6,
         mew=0,
@@ -407,4 +284,4 @@ def _legend(axes: Axes) -> None:
             transform=transform,
             clip_on=False,
         )
-        _note(axes, x, -0.95, text, transform="row", va="center", dx=7)
+        note(axes, x, -0.95, text, transform="row", va="center", dx=7)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from bridgex_jax.report import figures
+from bridgex_jax.report import drawing, figures
 from bridgex_jax.report.content import (
     BridgeRank,
     Direction,
@@ -59,20 +59,20 @@ def render_figures(report: Report) -> dict[str, str]:
         title = f"{label(pair.source)} to {label(pair.target)}"
         if pair.ranking:
             figure = figures.ranking_figure(pair, report.score_name)
-            drawn[f"ranking{suffix}.svg"] = figures.to_svg(figure, f"Ranking of bridges, {title}")
+            drawn[f"ranking{suffix}.svg"] = drawing.to_svg(figure, f"Ranking of bridges, {title}")
         if pair.spectrum is not None:
             figure = figures.spectrum_figure(
                 pair.spectrum, pair.window, pair.bridge, report.score_name
             )
-            drawn[f"spectrum{suffix}.svg"] = figures.to_svg(figure, f"Language spectrum, {title}")
+            drawn[f"spectrum{suffix}.svg"] = drawing.to_svg(figure, f"Language spectrum, {title}")
     if report.overlap is not None:
         figure = figures.overlap_figure(report.overlap)
-        drawn["overlap.svg"] = figures.to_svg(figure, "Neurons that languages share")
+        drawn["overlap.svg"] = drawing.to_svg(figure, "Neurons that languages share")
     if report.evaluation is not None:
         figure = figures.accuracy_figure(report.evaluation)
-        drawn["accuracy.svg"] = figures.to_svg(figure, "Accuracy, all directions pooled")
+        drawn["accuracy.svg"] = drawing.to_svg(figure, "Accuracy, all directions pooled")
         figure = figures.directions_figure(report.evaluation)
-        drawn["directions.svg"] = figures.to_svg(figure, "Accuracy in every direction")
+        drawn["directions.svg"] = drawing.to_svg(figure, "Accuracy in every direction")
     return drawn
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from html import escape
 
-from bridgex_jax.report import figures
+from bridgex_jax.report import drawing
 
 _LIGHT = {
     "--page": "#ffffff",
@@ -21,7 +21,7 @@ _LIGHT = {
     "--wash": "#f6f8fa",
     "--warn": "#8a5a00",
     "--warn-wash": "#fdf6e3",
-} | {f"--series-{i}": color for i, color in enumerate(figures.SERIES)}
+} | {f"--series-{i}": color for i, color in enumerate(drawing.SERIES)}
 _DARK = {
     "--page": "#14171b",
     "--ink": "#e4e7eb",
@@ -40,13 +40,13 @@ _DARK = {
     "--series-5": "#b3a2f5",
 }
 _FIGURE_COLORS = {
-    figures.INK: "--ink",
-    figures.MUTED: "--muted",
-    figures.GRID: "--grid",
-    figures.BAND: "--band",
-    figures.PAGE: "--page",
-    figures.ACCENT: "--accent",
-} | {color: f"--series-{i}" for i, color in enumerate(figures.SERIES)}
+    drawing.INK: "--ink",
+    drawing.MUTED: "--muted",
+    drawing.GRID: "--grid",
+    drawing.BAND: "--band",
+    drawing.PAGE: "--page",
+    drawing.ACCENT: "--accent",
+} | {color: f"--series-{i}" for i, color in enumerate(drawing.SERIES)}
 
 _STYLE = """
 * { box-sizing: border-box; }
@@ -148,13 +148,13 @@ def page(title: str, body: str) -> str:
 def inline_svg(svg: str, prefix: str, description: str) -> str:
     """A figure's SVG as part of the page: its colours and fonts, ids of its own, a description.
 
-    svg: as `figures.to_svg` gives it; prefix: different for every figure of a page.
+    svg: as `drawing.to_svg` gives it; prefix: different for every figure of a page.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<title>.*?</title>", "", svg, flags=re.DOTALL)
-    svg = svg.replace(f"font-family: {figures.FONTS}; ", "")
+    svg = svg.replace(f"font-family: {drawing.FONTS}; ", "")
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: _keep_id(m[1], prefix, used), svg)
     svg = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)

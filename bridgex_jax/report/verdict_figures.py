@@ -15,27 +15,27 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from bridgex_jax.report.content import Direction, is_number
-from bridgex_jax.report.figures import (
-    _DASHES,
+from bridgex_jax.report.drawing import (
     ACCENT,
+    DASHES,
     INK,
     MUTED,
     NARROW,
     SERIES,
     WIDE,
-    _figure,
-    _interval_mark,
-    _note,
-    _right_text,
-    _row_label,
-    _rows_figure,
-    _style,
+    interval_mark,
+    new_figure,
+    note,
+    right_text,
+    row_label,
+    rows_figure,
+    style,
 )
 from bridgex_jax.report.text import label, name, number, p_relation
 from bridgex_jax.report.verdict_text import Bounds
 
 _MARKERS = ("o", "s", "^")
-assert len(_MARKERS) == len(_DASHES)
+assert len(_MARKERS) == len(DASHES)
 
 
 def score_against_accuracy(
@@ -60,8 +60,8 @@ def score_against_accuracy(
     aside = {bridge: step * (g - (len(names) - 1) / 2) for g, bridge in enumerate(names)}
     height = max(3.6, 1.4 + 0.24 * (len(names) + 1))
     line = 0.24 / (height - 1.12)  # of the key, as a share of the axes
-    with _style():
-        figure, axes = _figure(WIDE, height, left=0.6, right=1.75, top=0.62, bottom=0.5)
+    with style():
+        figure, axes = new_figure(WIDE, height, left=0.6, right=1.75, top=0.62, bottom=0.5)
         axes.axhline(0, color=MUTED, lw=0.8, zorder=1)
         for g, bridge in enumerate(names):
             own = np.array([(x, y) for which, x, y, _ in points if which == bridge])
@@ -91,18 +91,18 @@ def regret_by_chooser(
 ) -> Figure:
     """How much less each chooser gets than the oracle, least first; the judged one in blue."""
     rows = sorted(regrets.items(), key=lambda row: (not is_number(row[1].value), row[1].value))
-    with _style():
+    with style():
         longest = max((len(chooser) for chooser in regrets), default=0)
         left = max(1.0, 0.35 + 0.085 * longest)
         width = max(NARROW, left + 4.2)  # the axis's own label needs as much
-        figure, axes = _rows_figure(len(rows), width, left=left, right=0.75)
+        figure, axes = rows_figure(len(rows), width, left=left, right=0.75)
         axes.axvline(0, color=MUTED, lw=0.8, zorder=1)
         for y, (chooser, regret) in enumerate(rows):
             is_judged = chooser == judged
-            _row_label(axes, y, chooser, is_judged)
-            _interval_mark(axes, y, regret.value, regret.low, regret.high,
+            row_label(axes, y, chooser, is_judged)
+            interval_mark(axes, y, regret.value, regret.low, regret.high,
                            ACCENT if is_judged else MUTED, filled=True)  # fmt: skip
-            _right_text(axes, y, number(100 * regret.value, 1), is_judged)
+            right_text(axes, y, number(100 * regret.value, 1), is_judged)
         axes.xaxis.set_major_formatter(_tick)
         words = f" over {n_words:,} words" if n_words is not None else ""
         axes.set_xlabel(f"points below the oracle{words}, 95 % intervals")
@@ -121,8 +121,8 @@ def pair_by_bridge(directions: Sequence[Direction]) -> Figure:
     width, height, top, bottom = 0.62, 0.3, 0.4, 0.5
     columns = len(bridges) + 1  # zero-shot in front
     right = max(0.15, NARROW - left - width * columns)
-    with _style():
-        figure, axes = _figure(
+    with style():
+        figure, axes = new_figure(
             left + width * columns + right,
             top + height * len(directions) + bottom,
             left=left,
@@ -133,9 +133,9 @@ def pair_by_bridge(directions: Sequence[Direction]) -> Figure:
         axes.set(xlim=(0, columns), ylim=(len(directions), 0))
         axes.set_axis_off()
         for x, text in enumerate(("zero-shot", *bridges)):
-            _note(axes, x + 0.5, 1.0, text, ha="center", dy=6)
+            note(axes, x + 0.5, 1.0, text, ha="center", dy=6)
         for y, (one, text) in enumerate(zip(directions, labels, strict=True)):
-            _row_label(axes, y + 0.5, text, False)
+            row_label(axes, y + 0.5, text, False)
             if is_number(one.zero_shot):
                 _cell_text(axes, 0, y, one.zero_shot, MUTED)
             _pair_row(axes, y, one, bridges)

@@ -22,7 +22,7 @@ from bridgex_jax.report.ablation_figure import (
     read_ablation,
     write_ablation,
 )
-from bridgex_jax.report.figures import to_svg
+from bridgex_jax.report.drawing import to_svg
 from bridgex_jax.store.counts import LanguageCounts
 
 BRIDGES = ("en", "de", "fr")

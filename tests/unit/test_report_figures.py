@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridgex_jax.report import figures
+from bridgex_jax.report import drawing, figures
 from bridgex_jax.report.content import (
     NAN,
     Accuracy,
@@ -83,7 +83,7 @@ def texts(figure) -> list[str]:
 
 def test_equal_results_are_equal_bytes_and_hold_no_date():
     first, second = (
-        {key: figures.to_svg(figure, key) for key, figure in all_figures().items()}
+        {key: drawing.to_svg(figure, key) for key, figure in all_figures().items()}
         for _ in range(2)
     )
     assert first == second
@@ -105,7 +105,7 @@ def test_missing_layers_are_gaps_and_a_lone_layer_is_a_dot():
 def test_a_spectrum_without_any_score_says_so():
     figure = figures.spectrum_figure(spectrum([[NAN] * 3]), (), None, "score")
     assert "no bridge is present in any layer" in texts(figure)
-    figures.to_svg(figure, "empty")
+    drawing.to_svg(figure, "empty")
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 6, 32, 126])
@@ -116,10 +116,10 @@ def test_layers_of_any_model_get_readable_ticks(n_layers):
 
 
 def test_the_chosen_bridge_has_the_one_accent_in_every_figure():
-    svg = {key: figures.to_svg(figure, key) for key, figure in all_figures().items()}
+    svg = {key: drawing.to_svg(figure, key) for key, figure in all_figures().items()}
     for key in ("spectrum", "ranking", "accuracy", "directions"):
-        assert figures.ACCENT in svg[key]
-    assert figures.ACCENT not in figures.SERIES
+        assert drawing.ACCENT in svg[key]
+    assert drawing.ACCENT not in drawing.SERIES
 
 
 @given(st.lists(st.floats(-50, 300), min_size=1, max_size=12))
@@ -133,15 +133,15 @@ def test_every_glyph_is_in_the_font_that_measures_the_text():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of a missing glyph
         for figure in all_figures().values():
-            figures.to_svg(figure, "x")
+            drawing.to_svg(figure, "x")
 
 
 def test_figures_leave_no_state_and_heed_no_matplotlibrc():
     before = dict(matplotlib.rcParams)
-    wanted = figures.to_svg(all_figures()["ranking"], "x")
+    wanted = drawing.to_svg(all_figures()["ranking"], "x")
     assert dict(matplotlib.rcParams) == before
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
-        assert figures.to_svg(all_figures()["ranking"], "x") == wanted
+        assert drawing.to_svg(all_figures()["ranking"], "x") == wanted
 
 
 def test_pyplot_is_never_imported():

@@ -18,7 +18,7 @@ from bridgex_jax.icl.conditions import ZERO_SHOT
 from bridgex_jax.icl.significance import judge_gains
 from bridgex_jax.report import verdict_figures as figures
 from bridgex_jax.report.content import NAN, Direction, Interval
-from bridgex_jax.report.figures import ACCENT, to_svg
+from bridgex_jax.report.drawing import ACCENT, to_svg
 from bridgex_jax.report.verdict_text import verdict_sentence
 
 BRIDGES = ("en", "de", "fr", "it", "pt", "es")
