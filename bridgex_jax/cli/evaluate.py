@@ -38,6 +38,8 @@ def add(verbs: Any) -> None:
                         "hub")  # fmt: skip
     parser.add_argument("--select", metavar="RUN", help="of bridgex select: its choice "
                         "is judged beside others, its probe words are not asked")  # fmt: skip
+    parser.add_argument("--ablate", metavar="RUN", help="of bridgex ablate, with the words of "
+                        "--select: its estimators of HSIC as choosers")  # fmt: skip
     parser.add_argument("--typology", metavar="FILE", help="URIEL's features.npz as a chooser, "
                         "or `lang2vec` for the installed package's")  # fmt: skip
     parser.add_argument("--scores", metavar="FILE", help="your own scores as a chooser: CSV or "
@@ -84,7 +86,12 @@ def run(args: argparse.Namespace) -> int:
     )
     told = console(args)
     chosen = task_inputs.read_chosen(
-        asked, args.select, typology=args.typology, table=args.scores, corpora=args.corpus
+        asked,
+        args.select,
+        typology=args.typology,
+        table=args.scores,
+        corpora=args.corpus,
+        ablation=args.ablate,
     )
     if form.data == "dictionary":
         if args.data:
@@ -94,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         exam = task_inputs.word_exam(asked, inputs.read_words(files, source, target), chosen)
     else:
         exam = task_inputs.record_exam(asked, task_inputs.data_files(args.data, form), chosen, told)
+    if left_out := exam.facts.get("excluded"):
+        told.say(f"{left_out:,} words chose the bridge, or share their English with one: not asked")
     model = model_of(args)
     settings = job.EvaluateSettings(
         limit=args.limit,

@@ -15,13 +15,16 @@ from bridgex_jax.bridge.choosers import CHOOSERS, Scores
 from bridgex_jax.data.bridge_scores import read_bridge_scores
 from bridgex_jax.data.typology import lang2vec_file, read_typology
 from bridgex_jax.errors import InputError
+from bridgex_jax.report.ablation_figure import read_ablation
 from bridgex_jax.store.files import read_json
+from bridgex_jax.store.manifest import verify_run
 from bridgex_jax.store.paths import AnyPath, is_file
 
 if TYPE_CHECKING:
     from bridgex_jax.pipelines.select import LanguageSets, Selection
 
 FILE = "choosers.json"
+ABLATION = "ablation.parquet"
 LANG2VEC = "lang2vec"  # instead of a file: that of the installed package
 ByChooser = dict[str, Scores]
 
@@ -66,14 +69,39 @@ def read_choosers(directory: AnyPath, source: str, target: str) -> ByChooser:
         return {}
     for pair in read_json(file)["pairs"]:
         if (pair["source"], pair["target"]) == (source, target):
-            return {
-                name: _numbers(pair["scores"][name]) for name in CHOOSERS if name in pair["scores"]
-            }
+            found = pair["scores"]
+            names = [name for name in CHOOSERS if name in found]
+            names += [name for name in found if name not in names]
+            return {name: _numbers(found[name]) for name in names}
     return {}
 
 
 def _numbers(scores: Mapping[str, float | None]) -> Scores:
     return {bridge: math.nan if s is None else float(s) for bridge, s in scores.items()}
+
+
+def estimator_choosers(directory: AnyPath, source: str, target: str) -> ByChooser:
+    """HSIC under every other estimator, from a run of `bridgex ablate`: `hsic_cka` and so on.
+
+    Raises InputError for a run of another kind or pair, and one that did not vary the estimator.
+    """
+    manifest = verify_run(directory, (ABLATION,))
+    if manifest["kind"] != "ablate" or manifest["inputs"]["pair"] != [source, target]:
+        raise InputError(
+            f"holds no ablation of {source}-{target}",
+            file=directory,
+            remedy="give the --out of bridgex ablate for this pair",
+        )
+    found = {
+        f"hsic_{row.value.replace(' ', '_')}": _numbers(row.scores)
+        for row in read_ablation(directory / ABLATION).rows
+        if row.setting == "estimator" and row.scores and not row.is_base
+    }
+    if not found:
+        raise InputError(
+            "did not vary the estimator", file=directory, remedy="ablate with --vary estimator"
+        )
+    return found
 
 
 def plain_choosers(

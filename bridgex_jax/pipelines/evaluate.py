@@ -223,11 +223,12 @@ class EvaluateResult:
             f"{self.evaluation.task}, {direction.source} → {direction.target}, "
             f"{direction.n_words:,} questions"
         ]
+        width = max(len(row.name) for row in self.evaluation.pooled)
         for row in self.evaluation.pooled:
             a = row.accuracy
             value = self.evaluation.log_probability.get(row.name)
             nats = "" if value is None else f"  log p of the right answer {value:.2f}"
-            lines.append(f"  {row.name:<10} {a.value:6.1%}  [{a.low:.1%}, {a.high:.1%}]{nats}")
+            lines.append(f"  {row.name:<{width}} {a.value:6.1%}  [{a.low:.1%}, {a.high:.1%}]{nats}")
         if show:
             lines += [shown(answer) for answer in read_answers(self.out / ANSWERS)[:show]]
         notes = self.evaluation.notes

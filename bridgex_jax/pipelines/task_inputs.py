@@ -23,7 +23,13 @@ from bridgex_jax.icl.conditions import Item, PairTask
 from bridgex_jax.icl.contamination import contaminated
 from bridgex_jax.icl.task import TaskForm
 from bridgex_jax.languages import language
-from bridgex_jax.pipelines.choosers import ByChooser, picks, plain_choosers, read_choosers
+from bridgex_jax.pipelines.choosers import (
+    ByChooser,
+    estimator_choosers,
+    picks,
+    plain_choosers,
+    read_choosers,
+)
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.inputs import CLDR, dictionary_facts, keyed
 from bridgex_jax.store.manifest import verify_run
@@ -93,10 +99,12 @@ def read_chosen(
     typology: str | None = None,
     table: str | None = None,
     corpora: Sequence[str] | None = None,
+    ablation: str | None = None,
 ) -> Chosen:
     """The choosers that can be judged, and what they were made from.
 
-    selection: a run of `bridgex select`. corpora: CODE=FILE; None for those of the selection.
+    selection: a run of `bridgex select`; ablation: of `bridgex ablate` with the same words, whose
+    estimators are choosers too. corpora: CODE=FILE; None for those of the selection.
     Raises InputError where the run is not complete or chose for another pair.
     """
     pair = asked.source, asked.target
@@ -109,7 +117,12 @@ def read_chosen(
         excluded = frozenset(_choice_of(place, *pair)["probe_words"])
         known = read_choosers(place, *pair)
         scores = {name: {b: s.get(b, math.nan) for b in asked.bridges} for name, s in known.items()}
+        if ablation is not None:
+            more = estimator_choosers(as_path(ablation), *pair)
+            scores |= {n: {b: s.get(b, math.nan) for b in asked.bridges} for n, s in more.items()}
         files = {c: str(f["file"]) for c, f in manifest["data"]["corpora"].items()}
+    elif ablation is not None:
+        raise InputError("--ablate needs --select", remedy="give the run with the same words")
     scores |= plain_choosers(*pair, asked.bridges, typology=typology, table=table)
     if corpora is not None:
         files = dict(keyed(corpora, "--corpus", "--corpus en=FILE"))

@@ -12,6 +12,7 @@ from bridgex_jax.data.corpora import Corpus
 from bridgex_jax.data.dictionaries import Dictionary, WordPair
 from bridgex_jax.errors import InputError
 from bridgex_jax.pipelines import ablate as job
+from bridgex_jax.pipelines.choosers import estimator_choosers
 from bridgex_jax.pipelines.select import Request, SelectSettings, select_bridge
 from bridgex_jax.report.ablation_figure import (
     Ablation,
@@ -24,6 +25,7 @@ from bridgex_jax.report.ablation_figure import (
 )
 from bridgex_jax.report.drawing import to_svg
 from bridgex_jax.store.counts import LanguageCounts
+from bridgex_jax.store.runs import create_run
 
 BRIDGES = ("en", "de", "fr")
 PAIRS = tuple(WordPair(f"{'kata' * (n % 3)}{n}", f"מילה{n}") for n in range(48))
@@ -266,3 +268,19 @@ def test_the_help_names_every_setting(capsys):
     assert "bridgex ablate builtin" in out
     for name in job.SETTINGS:
         assert name in out
+
+
+def test_estimators_of_an_ablation_are_choosers_of_an_evaluation(tmp_path):
+    row = {"bridge": "de", "same_as_base": False, "scores": {"en": 0.1, "de": 0.4}}
+    rows = (
+        AblationRow("estimator", "cka_debiased", True, **(row | {"scores": {"en": 1.0}})),
+        AblationRow("estimator", "compat paper", False, **row),
+        AblationRow("seed", "3", False, **row),
+    )
+    inputs = {"pair": ["id", "he"]}
+    with create_run(tmp_path / "a", kind="ablate", settings={}, inputs=inputs, command=[]) as run:
+        write_ablation(run.path("ablation.parquet"), Ablation(rows))
+    found = estimator_choosers(tmp_path / "a", "id", "he")
+    assert found == {"hsic_compat_paper": {"en": 0.1, "de": 0.4}}
+    with pytest.raises(InputError, match="holds no ablation of he-id"):
+        estimator_choosers(tmp_path / "a", "he", "id")
