@@ -7,8 +7,7 @@ import json
 from typing import Any
 
 from bridgex_jax.cli import select
-from bridgex_jax.cli.options import Parser, console, model_of, or_cldr, read_pair
-from bridgex_jax.errors import InputError
+from bridgex_jax.cli.options import Parser, console, model_of
 
 WHAT = "how sensitive the choice is: vary one setting of select at a time"
 EXAMPLES = """examples:
@@ -56,20 +55,12 @@ def names(text: str) -> tuple[str, ...]:
 def run(args: argparse.Namespace) -> int:
     from bridgex_jax.pipelines import ablate as job
     from bridgex_jax.pipelines import select as base
-    from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora
     from bridgex_jax.store.paths import as_path
 
     vary = job.checked_vary(args.vary)
     settings = base.settings_from(vars(args))
-    words, bridges = read_pair(args)
-    corpora = None
-    if args.counts is None:
-        texts = or_cldr(args.corpus, args.model == BUILTIN, "--corpus or --counts")
-        corpora = read_corpora(texts, (words.source, words.target, *bridges), args.seed)
-    elif args.corpus:
-        raise InputError("--corpus and --counts are both given", remedy="give one of them")
+    request = select.request_of(args)
     model = model_of(args)
-    request = base.Request(words.source, words.target, bridges, words, corpora, args.counts)
     result = job.run_ablate(model, request, settings, vary, as_path(args.out), console(args))
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())
     return 0

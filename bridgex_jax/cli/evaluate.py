@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from bridgex_jax.cli.options import (
@@ -66,10 +67,9 @@ def add(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
-    from pathlib import Path
 
     from bridgex_jax.errors import InputError
-    from bridgex_jax.icl.task import read_task
+    from bridgex_jax.icl.task import WORDS, read_task
     from bridgex_jax.pipelines import evaluate as job
     from bridgex_jax.pipelines import inputs, task_inputs
     from bridgex_jax.pipelines.answering import ModelAnswerer
@@ -81,9 +81,14 @@ def run(args: argparse.Namespace) -> int:
     if args.translation_tokens:
         form = replace(form, max_translation_tokens=args.translation_tokens)
     source, target, bridges = inputs.check_languages(args.source, args.target, bridges_of(args))
-    asked = task_inputs.Asked(
-        form, source, target, tuple(bridges), args.limit, args.shots, args.seed
+    settings = task_inputs.EvaluateSettings(
+        limit=args.limit,
+        shots=args.shots,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        chat=args.chat,
     )
+    asked = task_inputs.Asked(form, source, target, tuple(bridges), settings)
     told = console(args)
     chosen = task_inputs.read_chosen(
         asked,
@@ -93,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         corpora=args.corpus,
         ablation=args.ablate,
     )
-    if form.data == "dictionary":
+    if form.data == WORDS:
         if args.data:
             raise InputError(f"--data is not for {form.name}", remedy="give --dictionary")
         given = or_cldr(args.dictionary, args.model == inputs.BUILTIN, "--dictionary")
@@ -104,20 +109,23 @@ def run(args: argparse.Namespace) -> int:
     if left_out := exam.facts.get("excluded"):
         told.say(f"{left_out:,} words chose the bridge, or share their English with one: not asked")
     model = model_of(args)
-    settings = job.EvaluateSettings(
-        limit=args.limit,
-        shots=args.shots,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        chat=args.chat,
-    )
     answerer = ModelAnswerer(
         model,
         told,
         batch_size=args.batch_size,
         chat=args.chat,
-        place=Path(args.answers) if args.answers else None,
+        place=_local(args.answers) if args.answers else None,
     )
     result = job.run_evaluate(model, exam, settings, as_path(args.out), told, answerer)
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text(args.show))
     return 0
+
+
+def _local(place: str) -> Path:
+    from bridgex_jax.errors import InputError
+    from bridgex_jax.store.paths import as_path, is_remote
+
+    path = as_path(place)
+    if is_remote(path):
+        raise InputError("answers are kept on a local disk", file=place, remedy="give a directory")
+    return path

@@ -79,24 +79,28 @@ def add(verbs: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the choice as JSON")
 
 
-def run(args: argparse.Namespace) -> int:
-    from bridgex_jax.pipelines import select as job
-    from bridgex_jax.pipelines.inputs import BUILTIN, CLDR, read_corpora
-    from bridgex_jax.store.paths import as_path
+def request_of(args: argparse.Namespace) -> Any:
+    """What is asked: the pair, its candidates and words, and text or earlier counts."""
+    from bridgex_jax.pipelines.inputs import BUILTIN, read_corpora
+    from bridgex_jax.pipelines.select import Request
 
-    settings = job.settings_from(vars(args))
     words, bridges = read_pair(args)
-    languages = (words.source, words.target, *bridges)
     corpora = None
     if args.counts is None:
         texts = or_cldr(args.corpus, args.model == BUILTIN, "--corpus or --counts")
-        corpora = read_corpora(texts, languages, args.seed)
+        corpora = read_corpora(texts, (words.source, words.target, *bridges), args.seed)
     elif args.corpus:
         raise InputError("--corpus and --counts are both given", remedy="give one of them")
-    if args.parallel and (corpora is None or CLDR in {c.file for c in corpora.values()}):
-        raise InputError("--parallel needs corpora of files", remedy="give --corpus CODE=FILE …")
+    return Request(words.source, words.target, bridges, words, corpora, args.counts)
+
+
+def run(args: argparse.Namespace) -> int:
+    from bridgex_jax.pipelines import select as job
+    from bridgex_jax.store.paths import as_path
+
+    settings, request = job.settings_from(vars(args)), request_of(args)
+    job.check_parallel(request, settings)
     model = model_of(args)
-    request = job.Request(words.source, words.target, bridges, words, corpora, args.counts)
     result = job.run_select(model, request, settings, as_path(args.out), console(args))
     print(json.dumps(result.to_json(), ensure_ascii=False) if args.json else result.text())
     return 0

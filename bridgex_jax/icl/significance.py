@@ -24,6 +24,7 @@ from bridgex_jax.icl.verdict import (
     Estimate,
     Levels,
     Rule,
+    Verdict,
     check,
     gain_estimate,
     random_rule,
@@ -109,6 +110,7 @@ def judge_gain(
     name: str,
     baseline: str,
     *,
+    gain: Estimate | None = None,
     levels: Levels | None = None,
     resamples: int = 2000,
     permutations: int = 10_000,
@@ -118,8 +120,9 @@ def judge_gain(
 
     Pairs that lack the baseline's bridge are left out. The interval is that of `judge` with the
     same seed; the test flips the signs of the pairs' summed differences, so that a word counts
-    once in both. Against "random" the differences of a chooser without skill have mean 0, but are
-    symmetric only as far as the accuracies of the bridges are.
+    once in both; `gain` is that interval where `judge` has made it. Against "random"
+    the differences of a chooser without skill have mean 0, but are symmetric only as far as the
+    accuracies of the bridges are.
 
     Raises ValueError as `judge` does, and for a baseline that no pair has; KeyError for a name
     that is no chooser.
@@ -132,7 +135,9 @@ def judge_gain(
         raise ValueError(f"no pair has {baseline}, so it cannot be a baseline")
     correct = [correct[i] for i in kept]
     rule, against = [rule[i] for i in kept], [against[i] for i in kept]
-    gain = gain_estimate(correct, rule, against, levels=levels, resamples=resamples, seed=seed)
+    gain = gain or gain_estimate(
+        correct, rule, against, levels=levels, resamples=resamples, seed=seed
+    )
     differences = [
         _word_scores(one, mine) - _word_scores(one, other)
         for one, mine, other in zip(correct, rule, against, strict=True)
@@ -161,16 +166,15 @@ def judge_gains(
     bridges: Sequence[str],
     choosers: Mapping[str, Sequence[str]],
     name: str,
+    verdict: Verdict,
     *,
-    levels: Levels | None = None,
-    resamples: int = 2000,
     permutations: int = 10_000,
     seed: int = 0,
 ) -> list[GainVerdict]:
-    """`judge_gain` over random, over zero-shot and, where English is a bridge, over English."""
-    baselines = [RANDOM, ZERO_SHOT]
-    if ENGLISH in bridges and any(ENGLISH in one for one in correct):
-        baselines.append(ENGLISH)
+    """`judge_gain` over random, over zero-shot and, where English is a bridge, over English.
+
+    verdict: of `judge` on the same pairs, which has the intervals.
+    """
     return [
         judge_gain(
             correct,
@@ -178,12 +182,12 @@ def judge_gains(
             choosers,
             name,
             baseline,
-            levels=levels,
-            resamples=resamples,
+            gain=verdict.gains[baseline][name],
             permutations=permutations,
             seed=seed,
         )
-        for baseline in baselines
+        for baseline in (RANDOM, ZERO_SHOT, ENGLISH)
+        if baseline in verdict.gains
     ]
 
 

@@ -24,9 +24,10 @@ METRICS = ("exact", "accuracy", "f1")
 _PLACE = Path(__file__).with_name("tasks")
 # What the texts of a language may be called by in a prompt: its own name, or its FLORES-200 code.
 _SIDES = ("source", "bridge", "target")
+WORDS = "dictionary"  # the data of tasks that ask words
 # The fields that the data of each kind have.
 DATA_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "dictionary": ("word",),
+    WORDS: ("word",),
     "belebele": ("passage", "question", "a", "b", "c", "d"),
     "xnli": ("premise", "hypothesis"),
     "xquad": ("passage", "question"),
@@ -115,8 +116,13 @@ def _read(file: Path) -> TaskForm:
     ):
         if wrong:
             raise InputError(f"{what} {wrong[0]!r}", file=file, remedy=remedy)
-    metrics = tuple(found["metrics"])
-    task = TaskForm(**found | {"metrics": metrics, "choices": found.get("choices") or {}})
+    kinds = {"version": int, "max_new_tokens": int, "max_translation_tokens": int,
+             "metrics": list, "choices": dict}  # fmt: skip
+    for name, value in found.items():
+        if type(value) is not (kind := kinds.get(name, str)):
+            what = f"{name} is {value!r}, not of the kind {kind.__name__}"
+            raise InputError(what, file=file, remedy=remedy)
+    task = TaskForm(**found | {"metrics": tuple(found["metrics"])})
     if problem := _problem(task):
         raise InputError(problem, file=file, remedy=remedy)
     return task
@@ -131,8 +137,8 @@ def _problem(task: TaskForm) -> str | None:
         return f"bridged is {task.bridged!r}, not one of {', '.join(own)}"
     if task.read not in get_args(Reading):
         return f"read is {task.read!r}, not one of {', '.join(get_args(Reading))}"
-    if unknown := [m for m in task.metrics if m not in METRICS] or not task.metrics:
-        return f"metrics are {unknown if unknown is not True else 'none'}, not {', '.join(METRICS)}"
+    if not task.metrics or not set(task.metrics) <= set(METRICS):
+        return f"metrics are {list(task.metrics) or 'none'}, not of {', '.join(METRICS)}"
     if (task.read == "choice") != bool(task.choices):
         return "choices go with read: choice, and it with them"
     if task.read != "choice" and task.max_new_tokens < 1:

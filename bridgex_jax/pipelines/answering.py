@@ -7,7 +7,7 @@ to the model in portions whose answers are written at once, so that a killed run
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from bridgex_jax.store.paths import cache_directory
 GENERATION = 1
 PORTION = 16  # batches whose answers are written together
 
-_Asked = TypeVar("_Asked", bound=Hashable)
+_Asked = TypeVar("_Asked", str, tuple[str, str])
 _Told = TypeVar("_Told")
 
 
@@ -84,9 +84,9 @@ class ModelAnswerer:
             )
             return dict(zip(some, texts, strict=True))
 
-        kept = self._completions(key) if prompts else None
-        if kept is None:
+        if not prompts:
             return []
+        kept = self._completions(key)
         return self._ask(what, prompts, kept.answers, kept.add_answers, compute)
 
     def score(
@@ -125,11 +125,9 @@ class ModelAnswerer:
         """What is known, and what is not: computed in portions, sorted so that they share most."""
         distinct = list(dict.fromkeys(asked))
         found = dict(zip(distinct, self._shared(lambda: look_up(distinct)), strict=True))
-        missing = sorted(item for item, told in found.items() if told is None)  # type: ignore
-        self.computed, self.known = (
-            self.computed + len(missing),
-            self.known + len(distinct) - len(missing),
-        )
+        missing = sorted(item for item, told in found.items() if told is None)
+        self.computed += len(missing)
+        self.known += len(distinct) - len(missing)
         told = {item: answer for item, answer in found.items() if answer is not None}
         size = PORTION * self._batch_size
         with self._console.progress(what, len(missing), "prompts") as progress:

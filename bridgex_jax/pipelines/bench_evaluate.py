@@ -34,8 +34,8 @@ from bridgex_jax.pipelines.bench_generate import TorchGenerate, weights_multipli
 from bridgex_jax.pipelines.bench_rows import Row, bench_row
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.demo import evaluation_task, read_recipe, split_concepts
-from bridgex_jax.pipelines.evaluate import EvaluateSettings
 from bridgex_jax.pipelines.inputs import builtin_directory
+from bridgex_jax.pipelines.task_inputs import EvaluateSettings
 
 LIMIT = 60.0  # seconds on two cores for 500 words and 6 bridges, compilation included
 

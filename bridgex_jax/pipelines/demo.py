@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bridgex_jax import cluster, runtime
+from bridgex_jax.bridge.choosers import pick, set_size
 from bridgex_jax.bridge.spectrum import ProbeValues
 from bridgex_jax.data.cldr import Concept, concepts_digest, fold, read_concepts, stable_fraction
 from bridgex_jax.data.dictionaries import Dictionary, WordPair
@@ -26,7 +27,7 @@ from bridgex_jax.models.load import Model, load_model
 from bridgex_jax.pipelines.answering import ModelAnswerer
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import CountSettings, count_languages
-from bridgex_jax.pipelines.evaluate import EvaluateSettings, answer_rows, summarise
+from bridgex_jax.pipelines.evaluate import answer_rows, summarise
 from bridgex_jax.pipelines.inputs import builtin_directory, cldr_corpus, model_facts
 from bridgex_jax.pipelines.publish import corpus_source, pair_report, publish
 from bridgex_jax.pipelines.select import (
@@ -42,6 +43,7 @@ from bridgex_jax.pipelines.select import (
     score_selections,
     union_neurons,
 )
+from bridgex_jax.pipelines.task_inputs import EvaluateSettings
 from bridgex_jax.report.content import Report, Source, choice_of, evaluation_of, read_report
 from bridgex_jax.report.text import evaluation_sentence, label
 from bridgex_jax.store.files import read_json
@@ -290,13 +292,10 @@ def choosers(
     for (source, target), selection in selections.items():
         if selection.choice.bridge is None:
             console.warn(f"no bridge is comparable from {source} to {target}: {first} stands in")
-    sizes = [
-        {b: int(members.sum()) for b, members in s.sets.bridges.items()}
-        for s in selections.values()
-    ]
+    sizes = [pick(set_size(s.sets.bridges)) for s in selections.values()]
     return {
         "chosen": [s.choice.bridge or first for s in selections.values()],
-        "largest |Y|": [max(size, key=size.__getitem__) for size in sizes],
+        "largest |Y|": [bridge or first for bridge in sizes],
     }
 
 

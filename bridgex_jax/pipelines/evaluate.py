@@ -22,7 +22,7 @@ from bridgex_jax.icl.conditions import (
     evaluate_conditions,
 )
 from bridgex_jax.icl.significance import judge_gains
-from bridgex_jax.icl.task import TaskForm
+from bridgex_jax.icl.task import WORDS, TaskForm
 from bridgex_jax.icl.verdict import Correct, Estimate, Verdict, judge, mean_rank_correlation
 from bridgex_jax.models.load import Model
 from bridgex_jax.pipelines.answering import ModelAnswerer
@@ -31,30 +31,14 @@ from bridgex_jax.pipelines.choosers import choosers_of
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import OpenRun
 from bridgex_jax.pipelines.inputs import added_language_names, model_facts
-from bridgex_jax.pipelines.task_inputs import Exam, copied
+from bridgex_jax.pipelines.task_inputs import EvaluateSettings, Exam, copied
 from bridgex_jax.report.content import Accuracy, Direction, Evaluation, Interval, read_evaluation
-from bridgex_jax.report.verdict_text import verdict_sentence
+from bridgex_jax.report.verdict_text import subject, verdict_sentence
 from bridgex_jax.store.paths import AnyPath
 from bridgex_jax.store.runs import create_run
 from bridgex_jax.store.tables import Answer, read_answers, write_answers
 
 ANSWERS = "answers.parquet"
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """limit: questions at most (None: all); shots: examples before each; both drawn by seed.
-
-    chat: prompts in the form of the tokenizer's chat template. log_probs: of right answers.
-    """
-
-    limit: int | None = None
-    shots: int = 0
-    seed: int = 0
-    batch_size: int = 256
-    chat: bool = False
-    log_probs: bool = True
-    resamples: int = 2000
 
 
 Conditions = list[dict[str, Condition]]  # one dictionary a pair, by condition name
@@ -88,7 +72,7 @@ def answer_rows(
                         answer=found.answers[i],
                         normalised=found.read[i] or None,
                         gold=item.golds,
-                        correct=bool(found.correct[i] > 0),
+                        correct=bool(found.correct[i] >= 1),  # an F1 of less is not
                         f1=None if f1 is None else float(f1[i]),
                         log_probability=None if value is None or np.isnan(value) else value,
                         hop1_prompt=found.hop1_prompts[i] if bridge else None,
@@ -117,7 +101,7 @@ def summarise(
         found = mean_rank_correlation(
             scores, correct, resamples=settings.resamples, seed=settings.seed
         )
-        ranked = _interval(found) if np.isfinite(found.value) else None
+        ranked = Interval.of(found) if np.isfinite(found.value) else None
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
     return Evaluation(
         task=form.name,
@@ -134,12 +118,12 @@ def summarise(
             )
             for i, (task, one) in enumerate(zip(tasks, results, strict=True))
         ),
-        gain=_interval(verdict.gain[judged] if judged else nothing),
-        regret=_interval(verdict.regret[judged] if judged else nothing),
+        gain=Interval.of(verdict.gain[judged] if judged else nothing),
+        regret=Interval.of(verdict.regret[judged] if judged else nothing),
         rank_correlation=ranked,
         notes=answer_notes(form, results),
         log_probability=_log_probabilities(results),
-        sentence=_sentence(correct, bridges, choosers, settings) if judged else "",
+        sentence=_sentence(correct, bridges, choosers, verdict, settings) if judged else "",
     )
 
 
@@ -158,17 +142,12 @@ def _sentence(
     correct: Sequence[Correct],
     bridges: Sequence[str],
     choosers: Mapping[str, Sequence[str]],
+    verdict: Verdict,
     settings: EvaluateSettings,
 ) -> str:
-    gains = judge_gains(
-        correct,
-        bridges,
-        choosers,
-        next(iter(choosers)),
-        resamples=settings.resamples,
-        seed=settings.seed,
-    )
-    return verdict_sentence(gains, subject=f"the bridges of {next(iter(choosers))}")
+    judged = next(iter(choosers))
+    gains = judge_gains(correct, bridges, choosers, judged, verdict, seed=settings.seed)
+    return verdict_sentence(gains, subject=subject(judged))
 
 
 def _pooled(
@@ -179,12 +158,8 @@ def _pooled(
     kinds |= dict.fromkeys(bridges, "bridge")
     kinds |= {name: "chosen" if name == judged else "chooser" for name in choosers}
     return tuple(
-        Accuracy(name, kinds[name], _interval(estimate)) for name, estimate in verdict.rules.items()
+        Accuracy(name, kinds[name], Interval.of(found)) for name, found in verdict.rules.items()
     )
-
-
-def _interval(estimate: Estimate) -> Interval:
-    return Interval(estimate.value, estimate.low, estimate.high)
 
 
 def answer_notes(form: TaskForm, results: Conditions) -> dict[str, Any]:
@@ -274,6 +249,7 @@ def run_evaluate(
         "pair": [task.source, task.target],
         "bridges": list(exam.bridges),
         "choosers": dict(exam.choosers),
+        "scores": exam.scores,
         **exam.hashes,
         **added_language_names(),
     }
@@ -294,7 +270,7 @@ def run_evaluate(
             )
         choosers = {name: [bridge] for name, bridge in exam.choosers.items()}
         evaluation = summarise(form, [task], results, exam.bridges, choosers, None, settings)
-        if form.data == "dictionary":
+        if form.data == WORDS:
             more = {**evaluation.notes, "copying_the_source": round(copied(task), 4)}
             evaluation = replace(evaluation, notes=more)
         write_answers(run.path(ANSWERS), answer_rows(form, [task], results))

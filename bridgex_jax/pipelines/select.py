@@ -47,7 +47,7 @@ from bridgex_jax.pipelines.choosers import choosers_of, neuron_choosers
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import CountSettings, OpenRun, Part, count_languages
 from bridgex_jax.pipelines.estimate import estimate_select
-from bridgex_jax.pipelines.inputs import added_language_names, dictionary_facts, model_facts
+from bridgex_jax.pipelines.inputs import CLDR, added_language_names, dictionary_facts, model_facts
 from bridgex_jax.pipelines.publish import (
     corpus_source,
     dictionary_source,
@@ -96,7 +96,10 @@ class SelectSettings:
 
 @dataclass(frozen=True)
 class Request:
-    """What `select` is asked: the pair, the candidates, words, and text or earlier counts."""
+    """What `select` is asked: the pair, the candidates, words, and text or earlier counts.
+
+    Text beside counts is not counted again: other choosers read it.
+    """
 
     source: str
     target: str
@@ -508,6 +511,7 @@ def run_select(
     does).
     """
     assert model.source is not None
+    check_parallel(request, settings)
     counts = None
     if request.counts is not None:
         counts = load_counts(
@@ -529,6 +533,14 @@ def run_select(
             )
         report = _publish(run, model, request, selection, sets, counts, settings, console)
     return SelectResult(report, out)
+
+
+def check_parallel(request: Request, settings: SelectSettings) -> None:
+    """Raises InputError where `parallel` is asked for without text that can be parallel."""
+    if settings.parallel is None:
+        return
+    if request.corpora is None or any(c.file == CLDR for c in request.corpora.values()):
+        raise InputError("--parallel needs corpora of files", remedy="give --corpus CODE=FILE …")
 
 
 def _lost(selection: Selection) -> float | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bridgex_jax.data.corpora import read_corpus
+from bridgex_jax.data.corpora import Corpus, read_corpus
 from bridgex_jax.data.dictionaries import Dictionary
 from bridgex_jax.data.records import Records, join
 from bridgex_jax.data.task_files import READERS, read_hub
@@ -21,7 +21,7 @@ from bridgex_jax.errors import InputError
 from bridgex_jax.icl.answers import is_right
 from bridgex_jax.icl.conditions import Item, PairTask
 from bridgex_jax.icl.contamination import contaminated
-from bridgex_jax.icl.task import TaskForm
+from bridgex_jax.icl.task import WORDS, TaskForm
 from bridgex_jax.languages import language
 from bridgex_jax.pipelines.choosers import (
     ByChooser,
@@ -47,16 +47,30 @@ _HUB = {
 
 
 @dataclass(frozen=True)
+class EvaluateSettings:
+    """limit: questions at most (None: all); shots: examples before each; both drawn by seed.
+
+    chat: prompts in the form of the tokenizer's chat template. log_probs: of right answers.
+    """
+
+    limit: int | None = None
+    shots: int = 0
+    seed: int = 0
+    batch_size: int = 256
+    chat: bool = False
+    log_probs: bool = True
+    resamples: int = 2000
+
+
+@dataclass(frozen=True)
 class Asked:
-    """What is evaluated: a task for a pair, through which bridges, on how many questions."""
+    """What is evaluated: a task for a pair, through which bridges, and how."""
 
     form: TaskForm
     source: str
     target: str
     bridges: tuple[str, ...]
-    limit: int | None = None
-    shots: int = 0
-    seed: int = 0
+    settings: EvaluateSettings = EvaluateSettings()
 
 
 @dataclass(frozen=True)
@@ -64,14 +78,14 @@ class Chosen:
     """What is known of the choice before the test. choosers: name -> the bridge it takes, the one
     that is judged first.
 
-    excluded: words that chose a bridge. corpora: file -> lines of text that did; unread: files of
-    such text that are not there any more.
+    excluded: words that chose a bridge. corpora: text that did, where the task asks about texts;
+    unread: files of such text that are not there any more.
     """
 
     choosers: Mapping[str, str]
     scores: ByChooser
     excluded: frozenset[str] = frozenset()
-    corpora: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    corpora: tuple[Corpus, ...] = ()
     unread: tuple[str, ...] = ()
 
 
@@ -105,7 +119,8 @@ def read_chosen(
 
     selection: a run of `bridgex select`; ablation: of `bridgex ablate` with the same words, whose
     estimators are choosers too. corpora: CODE=FILE; None for those of the selection.
-    Raises InputError where the run is not complete or chose for another pair.
+    Raises InputError where the run is not complete or chose for another pair, and for corpora of a
+    task that asks words.
     """
     pair = asked.source, asked.target
     scores: ByChooser = {}
@@ -124,15 +139,19 @@ def read_chosen(
     elif ablation is not None:
         raise InputError("--ablate needs --select", remedy="give the run with the same words")
     scores |= plain_choosers(*pair, asked.bridges, typology=typology, table=table)
+    if asked.form.data == WORDS:
+        if corpora is not None:
+            raise InputError(
+                f"--corpus is not for {asked.form.name}, which asks words", remedy="take it out"
+            )
+        return Chosen(picks(scores), scores, excluded)
     if corpora is not None:
         files = dict(keyed(corpora, "--corpus", "--corpus en=FILE"))
-    lines = {file: read_corpus(file, code).lines for code, file in files.items() if _is_there(file)}
-    unread = tuple(file for file in files.values() if file not in lines and file != CLDR)
-    return Chosen(picks(scores), scores, excluded, lines, unread)
-
-
-def _is_there(file: str) -> bool:
-    return file != CLDR and is_file(as_path(file))
+    files = {code: file for code, file in files.items() if file != CLDR}
+    there = {code: file for code, file in files.items() if is_file(as_path(file))}
+    read = tuple(read_corpus(file, code) for code, file in there.items())
+    unread = tuple(file for code, file in files.items() if code not in there)
+    return Chosen(picks(scores), scores, excluded, read, unread)
 
 
 def _choice_of(directory: AnyPath, source: str, target: str) -> dict[str, Any]:
@@ -169,12 +188,13 @@ def record_exam(
     items = record_items(asked.form, *records)
     files = [file for one in records for file in one.files]
     task = pair_task(asked, items, files)
-    lines = [line for of_file in chosen.corpora.values() for line in of_file]
+    lines = [line for corpus in chosen.corpora for line in corpus.lines]
+    names = [corpus.file for corpus in chosen.corpora]
     seen = contaminated([item.text for item in task.items], lines)
     if seen.any():
         console.warn(
             f"{seen.sum()} of {len(task.items)} questions are about text that chose the bridge "
-            f"({', '.join(chosen.corpora)}): their accuracy says too much"
+            f"({', '.join(names)}): their accuracy says too much"
         )
     if chosen.unread:
         console.warn(
@@ -189,8 +209,11 @@ def record_exam(
         asked,
         task,
         chosen,
-        {"data": {one.language: one.sha256 for one in records}},
-        {"data": facts, "contaminated": int(seen.sum()), "corpora": list(chosen.corpora)},
+        {
+            "data": {one.language: one.sha256 for one in records},
+            "corpora": {corpus.language: corpus.sha256 for corpus in chosen.corpora},
+        },
+        {"data": facts, "contaminated": int(seen.sum()), "corpora": names},
     )
 
 
@@ -269,9 +292,10 @@ def pair_task(asked: Asked, items: Sequence[Item], files: Sequence[str]) -> Pair
 
     Raises InputError where fewer than 8 questions are left.
     """
-    drawn = np.random.default_rng(asked.seed).permutation(len(items))
-    examples = tuple(items[i] for i in drawn[: asked.shots])
-    rest = sorted(drawn[asked.shots :][: asked.limit].tolist())
+    settings = asked.settings
+    drawn = np.random.default_rng(settings.seed).permutation(len(items))
+    examples = tuple(items[i] for i in drawn[: settings.shots])
+    rest = sorted(drawn[settings.shots :][: settings.limit].tolist())
     if len(rest) < FEWEST_ITEMS:
         raise InputError(
             f"{len(rest)} questions are left to evaluate {asked.source}-{asked.target} on",

@@ -26,6 +26,7 @@ from bridgex_jax.models.load import Model
 from bridgex_jax.pipelines.choosers import ByChooser
 
 FEWEST_LINES = 16
+TOKENIZED_LINES = 10_000  # of a corpus: its tokens' frequencies are known well enough by then
 Part = Callable[[str, Callable[[], Mapping[str, np.ndarray]]], Mapping[str, np.ndarray]]
 
 
@@ -65,10 +66,12 @@ def text_choosers(
 
 
 def token_counts(model: Model, corpora: Mapping[str, Corpus]) -> dict[str, Int[np.ndarray, " V"]]:
-    """How often each token occurs in a corpus, special tokens left out."""
+    """How often each token occurs in a corpus' first lines, special tokens left out."""
     counts = {}
     for code, corpus in corpora.items():
-        ids = model.tokenizer(list(corpus.lines), add_special_tokens=False)["input_ids"]
+        ids = model.tokenizer(list(corpus.lines[:TOKENIZED_LINES]), add_special_tokens=False)[
+            "input_ids"
+        ]
         flat = np.concatenate([np.asarray(line, np.int64) for line in ids])
         counts[code] = np.bincount(flat, minlength=model.config.vocab_size)
     return counts

@@ -28,31 +28,33 @@ from bridgex_jax.icl.significance import (
 from bridgex_jax.icl.verdict import (
     RANDOM,
     Correct,
-    Estimate,
     judge,
     mean_rank_correlation,
     words_in_common,
 )
 from bridgex_jax.pipelines.choosers import ByChooser, picks, read_choosers
 from bridgex_jax.pipelines.console import Console
+from bridgex_jax.pipelines.evaluate import ANSWERS
 from bridgex_jax.report import drawing, verdict_figures
 from bridgex_jax.report.content import Direction, Interval
 from bridgex_jax.report.verdict_content import ChooserRow, GainRow, VerdictReport
 from bridgex_jax.report.verdict_html import render_verdict
-from bridgex_jax.report.verdict_text import verdict_sentence
-from bridgex_jax.store.manifest import MANIFEST, verify_run
+from bridgex_jax.report.verdict_text import subject, verdict_sentence
+from bridgex_jax.store.manifest import MANIFEST, read_manifest, verify_run
 from bridgex_jax.store.paths import AnyPath, as_path, files_below, is_remote
 from bridgex_jax.store.runs import create_run
 from bridgex_jax.store.tables import Answer, read_answers
 
-ANSWERS = "answers.parquet"
 JUDGED = "hsic"
 PERMUTATIONS = 10_000
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """One evaluated pair. correct, log_prob: [W] by condition; log_prob NaN without a prompt."""
+    """One evaluated pair. correct, log_prob: [W] by condition; log_prob NaN without a prompt.
+
+    correct: by the task's first metric, right or wrong, or F1.
+    """
 
     source: str
     target: str
@@ -67,7 +69,7 @@ class PairResult:
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run of `bridgex evaluate`, and what tells it from others. hash: of its manifest's files."""
+    """A run of `bridgex evaluate`, and what tells it from others."""
 
     place: AnyPath
     task: str
@@ -99,12 +101,13 @@ def find_runs(places: Sequence[str]) -> list[EvaluatedRun]:
 
 def _read_run(manifest_file: AnyPath) -> EvaluatedRun | None:
     place = manifest_file.parent
-    manifest = verify_run(place)
-    if manifest["kind"] != "evaluate":
+    if read_manifest(place)["kind"] != "evaluate":
         return None
+    manifest = verify_run(place)
     source, target = manifest["inputs"]["pair"]
     answers = read_answers(place / ANSWERS)
-    pair = _pair_result(source, target, answers, read_choosers(place, source, target))
+    metric = manifest["inputs"]["task"]["metrics"][0]
+    pair = _pair_result(source, target, metric, answers, read_choosers(place, source, target))
     model = manifest["model"]
     title = str(model["id"]) + ("" if model["dtype"] == "float32" else f" ({model['dtype']})")
     return EvaluatedRun(
@@ -113,12 +116,15 @@ def _read_run(manifest_file: AnyPath) -> EvaluatedRun | None:
 
 
 def _pair_result(
-    source: str, target: str, answers: Sequence[Answer], scores: ByChooser
+    source: str, target: str, metric: str, answers: Sequence[Answer], scores: ByChooser
 ) -> PairResult:
     by_condition: dict[str, list[Answer]] = {}
     for answer in answers:
         by_condition.setdefault(answer.condition, []).append(answer)
-    correct = {name: np.array([a.correct for a in rows]) for name, rows in by_condition.items()}
+    correct = {
+        name: np.array([a.f1 if metric == "f1" else a.correct for a in rows])
+        for name, rows in by_condition.items()
+    }
     values = {
         name: np.array([np.nan if (v := a.log_probability) is None else v for a in rows])
         for name, rows in by_condition.items()
@@ -162,7 +168,7 @@ def compare(
     wins = win_rates(correct, choosers)
     rows = []
     for name in names:
-        gains = judge_gains(correct, bridges, choosers, name, **options)
+        gains = judge_gains(correct, bridges, choosers, name, verdict, seed=seed)
         scores = [pair.scores.get(name, {}) for pair in pairs]
         ranked = rank_correlation_test(scores, correct, permutations=PERMUTATIONS, seed=seed)
         interval = mean_rank_correlation(scores, correct, **options)
@@ -175,18 +181,18 @@ def compare(
                 name=name,
                 what=CHOOSERS.get(name, ""),
                 picks=tuple(choosers[name]),
-                accuracy=_interval(verdict.rules[name]),
+                accuracy=Interval.of(verdict.rules[name]),
                 gains=tuple(map(_gain, gains)),
-                regret=_interval(verdict.regret[name]),
-                regret_split=_interval(verdict.regret_split[name]),
+                regret=Interval.of(verdict.regret[name]),
+                regret_split=Interval.of(verdict.regret_split[name]),
                 log_probability=probable,
-                correlation=_interval(interval) if known else None,
+                correlation=Interval.of(interval) if known else None,
                 correlation_p=ranked.p,
                 against_judged=None if name == first else _mcnemar(correct, choosers, first, name),
             )
         )
     sentence = verdict_sentence(
-        rows[0].gains, subject=_subject(rows[0].name)
+        rows[0].gains, subject=subject(rows[0].name)
     ) if rows else verdict_sentence([])  # fmt: skip
     return VerdictReport(
         task=task,
@@ -194,7 +200,7 @@ def compare(
         n_words=sum(len(pair.correct[ZERO_SHOT]) for pair in pairs),
         directions=tuple(_direction(p, choosers[first][i] if first else None)
                          for i, p in enumerate(pairs)),
-        rules={n: _interval(e) for n, e in verdict.rules.items() if n not in choosers},
+        rules={n: Interval.of(e) for n, e in verdict.rules.items() if n not in choosers},
         choosers=tuple(rows),
         win_share=tuple(tuple(map(float, row)) for row in wins.share),
         levels=verdict.levels,
@@ -203,10 +209,6 @@ def compare(
         sentence=sentence,
         runs=tuple(runs),
     )  # fmt: skip
-
-
-def _subject(name: str) -> str:
-    return "the bridges that HSIC chose" if name == JUDGED else f"the bridges of {name}"
 
 
 def _choosers(pairs: Sequence[PairResult]) -> tuple[dict[str, list[str]], list[str]]:
@@ -246,7 +248,10 @@ def _mcnemar(
 ) -> tuple[int, int, float] | None:
     if first is None:
         return None
-    found = mcnemar(pooled(correct, choosers[first]), pooled(correct, choosers[name]))
+    ours, theirs = (pooled(correct, choosers[which]) for which in (first, name))
+    if ours.dtype != bool:  # shares, such as F1
+        return None
+    found = mcnemar(ours, theirs)
     return found.only_a, found.only_b, found.p
 
 
@@ -262,14 +267,10 @@ def _direction(pair: PairResult, chosen: str | None) -> Direction:
     )
 
 
-def _interval(estimate: Estimate) -> Interval:
-    return Interval(estimate.value, estimate.low, estimate.high)
-
-
 def _gain(found: GainVerdict) -> GainRow:
     return GainRow(
         found.baseline,
-        _interval(found.gain),
+        Interval.of(found.gain),
         found.p,
         found.n_pairs,
         found.n_words,
@@ -309,17 +310,19 @@ class VerdictResult:
 def verdict_lines(verdict: VerdictReport) -> list[str]:
     """The table for the terminal, and the sentence."""
     pairs = "1 pair" if len(verdict.directions) == 1 else f"{len(verdict.directions)} pairs"
+    width = max(len(name) for name in (*verdict.rules, *(row.name for row in verdict.choosers)))
+    head = "accuracy  [95 % interval]   − random  [95 % interval]        p   − oracle"
     lines = [
         f"{verdict.task}, {verdict.model}: {pairs}, {verdict.n_words:,} questions",
-        "               accuracy  [95 % interval]   − random  [95 % interval]        p   − oracle",
+        f"  {'':<{width}} {head}",
     ]
     for name, a in verdict.rules.items():
-        lines.append(f"  {name:<12} {a.value:8.1%}  [{a.low:.1%}, {a.high:.1%}]")
+        lines.append(f"  {name:<{width}} {a.value:8.1%}  [{a.low:.1%}, {a.high:.1%}]")
     for row in verdict.choosers:
         a, gain = row.accuracy, next(g for g in row.gains if g.baseline == RANDOM)
         g = gain.gain
         lines.append(
-            f"  {row.name:<12} {a.value:8.1%}  [{a.low:.1%}, {a.high:.1%}]  {g.value:+8.1%}"
+            f"  {row.name:<{width}} {a.value:8.1%}  [{a.low:.1%}, {a.high:.1%}]  {g.value:+8.1%}"
             f"  [{g.low:+.1%}, {g.high:+.1%}]  {gain.p:6.3f}  {-row.regret.value:+8.1%}"
         )
     lines += [f"  left out: {text}" for text in verdict.dropped]

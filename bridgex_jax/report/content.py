@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from bridgex_jax.store.files import plain, read_json
 from bridgex_jax.store.paths import AnyPath, as_path, files_below
@@ -25,6 +25,17 @@ from bridgex_jax.store.tables import (
 NAN = float("nan")
 
 
+class Bounds(Protocol):
+    """A number with its 95 % interval: `Interval` here, `Estimate` in icl/verdict.py."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Interval:
     """A number with its 95 % bootstrap interval."""
@@ -32,6 +43,11 @@ class Interval:
     value: float
     low: float = NAN
     high: float = NAN
+
+    @classmethod
+    def of(cls, bounds: Bounds) -> Interval:
+        """The same number of another module."""
+        return cls(bounds.value, bounds.low, bounds.high)
 
 
 @dataclass(frozen=True)

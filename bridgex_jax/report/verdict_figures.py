@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bridgex_jax.report.content import Direction, is_number
+from bridgex_jax.report.content import Bounds, Direction, is_number
 from bridgex_jax.report.drawing import (
     ACCENT,
     DASHES,
@@ -32,7 +32,6 @@ from bridgex_jax.report.drawing import (
     style,
 )
 from bridgex_jax.report.text import label, name, number, p_relation
-from bridgex_jax.report.verdict_text import Bounds
 
 _MARKERS = ("o", "s", "^")
 assert len(_MARKERS) == len(DASHES)

@@ -9,22 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from bridgex_jax.report.content import Interval, is_number
+from bridgex_jax.report.content import Bounds, Interval, is_number
 from bridgex_jax.report.text import name, number, p_relation, points
 
 Measure = Literal["points", "nats"]
 _BASELINES = {"random": "a random bridge", "zero_shot": "zero-shot", "en": "English on every pair"}
-
-
-class Bounds(Protocol):
-    """A number with its 95 % interval: `Interval` here, `Estimate` in icl/verdict.py."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
 
 
 class Gain(Protocol):
@@ -44,6 +33,11 @@ class Gain(Protocol):
     def is_real(self) -> bool: ...
     @property
     def unit(self) -> Literal["pairs", "words"]: ...
+
+
+def subject(chooser: str) -> str:
+    """What the sentence calls the bridges of a chooser."""
+    return "the bridges that HSIC chose" if chooser == "hsic" else f"the bridges of {chooser}"
 
 
 def verdict_sentence(
@@ -75,7 +69,7 @@ def _clause(gain: Gain, measure: Measure, subject: str, n_pairs: int) -> str:
     where = ""
     if gain.n_pairs != n_pairs:
         where = f"on the {_pairs(gain.n_pairs)} with {name(gain.baseline)} as a bridge, "
-    bounds = Interval(gain.gain.value, gain.gain.low, gain.gain.high)
+    bounds = Interval.of(gain.gain)
     if not gain.is_real:
         chance = f", p {p_relation(gain.p)}" if is_number(gain.p) else ""
         return (

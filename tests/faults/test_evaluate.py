@@ -79,6 +79,7 @@ def test_a_user_s_task_is_evaluated_through_every_bridge(tiny_directory, files, 
         ({"more": ("--typology", "nowhere.npz")}, "nowhere.npz"),
         ({"more": ("--typology", "lang2vec")}, "lang2vec is not installed"),
         ({"more": ("--scores", "nowhere.csv")}, "nowhere.csv"),
+        ({"more": ("--answers", "gs://bucket/answers")}, "answers are kept on a local disk"),
         ({"more": ("--translation-tokens", "999")}, "exceed the model's context of 128"),
         ({"more": ("--language", "xx")}, "no code and name of a language"),
         ({"more": ("--language", "de,Deitsch")}, "de is German (Deutsch) already"),
@@ -131,6 +132,16 @@ def test_a_language_of_the_user_s_own_stands_in_the_prompts(tiny_directory, file
         assert manifest["inputs"]["languages"] == {"quy": "Runasimi"}
     finally:
         del _BY_CODE["quy"], _ADDED["quy"]
+
+
+def test_a_corpus_is_refused_where_words_are_asked(tiny_directory, files, capsys):
+    (files / "w.txt").write_text("".join(f"kata{i} wort{i}\n" for i in range(12)))
+    status, _, err = run(
+        capsys, "evaluate", tiny_directory, "--source", "id", "--target", "de", "--bridges", "en",
+        "--dictionary", f"id-de={files / 'w.txt'}", "--corpus", f"id={files / 'w.txt'}",
+        "--out", files / "run",
+    )  # fmt: skip
+    assert status == 2 and "--corpus is not for bli" in err and err.count("\n") == 1
 
 
 KILLED = """

@@ -20,7 +20,7 @@ from bridgex_jax.store.manifest import verify_run
 from bridgex_jax.store.sweeps import EVALUATION_SCHEMA, SweepDirectory
 from bridgex_jax.store.tables import read_answers
 from tests.faults.test_sweep import out_of_memory
-from tests.sweep_plans import PROBED, write_evaluation, write_plan
+from tests.sweep_plans import PROBED, SELECT, write_evaluation, write_plan
 
 PAIRS = ["id-he", "he-id"]
 TABLES = ("results.parquet", "spectrum.parquet", "evaluations.parquet")
@@ -294,3 +294,13 @@ def test_what_was_answered_before_does_not_change_a_unit(tiny_directory, tmp_pat
              for place in units(tmp_path / "forwards", "evaluate")]  # fmt: skip
     # Equal questions are answered once: those about texts, which are the same for both choices.
     assert sum(not note["computed"] for note in notes) == 1
+
+
+def test_text_that_is_parallel_gives_the_choices_of_a_sweep_their_choosers(
+    tiny_directory, tmp_path
+):
+    plan = write_plan(tmp_path / "data", [str(tiny_directory)], select=SELECT | {"parallel": 20})
+    assert sweep(plan, tmp_path / "out").status == 0
+    (place,) = units(tmp_path / "out", "select")
+    (pair,) = json.loads((place / "choosers.json").read_text())["pairs"]
+    assert {"hsic", "tokenizer", "embedding", "cka"} <= set(pair["scores"])

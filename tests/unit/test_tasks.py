@@ -9,7 +9,7 @@ from bridgex_jax.icl.contamination import WINDOW, contaminated
 from bridgex_jax.icl.metrics import best, exact_match, f1, normalise_span
 from bridgex_jax.icl.task import builtin_tasks, read_task
 from bridgex_jax.pipelines.choosers import plain_choosers
-from bridgex_jax.pipelines.task_inputs import Asked, pair_task, word_items
+from bridgex_jax.pipelines.task_inputs import Asked, EvaluateSettings, pair_task, word_items
 
 
 class Answers:
@@ -79,6 +79,8 @@ def test_a_user_s_task_is_a_file(tmp_path):
         ("read: choice", "read: line", "choices go with read: choice"),
         ("{premise} {hypothesis}", "{premise} {", "prompt: "),
         ("name: mine", "name: [mine", "is not YAML"),
+        ("metrics: [accuracy]", "metrics: 3", "metrics is 3, not of the kind list"),
+        ("max_translation_tokens: 9", "max_translation_tokens: many", "not of the kind int"),
     ],
 )
 def test_a_form_that_cannot_work_is_refused_by_file_and_field(tmp_path, old, new, complaint):
@@ -174,7 +176,9 @@ def items(n):
 
 
 def test_examples_are_never_asked_and_the_draw_follows_the_seed():
-    asked = Asked(read_task("bli"), "id", "he", ("en",), limit=10, shots=3, seed=1)
+    asked = Asked(
+        read_task("bli"), "id", "he", ("en",), EvaluateSettings(limit=10, shots=3, seed=1)
+    )
     first, again = (pair_task(asked, items(20), ["f"]) for _ in range(2))
     assert first == again
     assert len(first.items) == 10 and len(first.examples) == 3
@@ -183,7 +187,7 @@ def test_examples_are_never_asked_and_the_draw_follows_the_seed():
 
 
 def test_too_few_questions_are_refused():
-    asked = Asked(read_task("bli"), "id", "he", ("en",), shots=3)
+    asked = Asked(read_task("bli"), "id", "he", ("en",), EvaluateSettings(shots=3))
     with pytest.raises(InputError, match="7 questions are left to evaluate id-he on"):
         pair_task(asked, items(10), ["f"])
 

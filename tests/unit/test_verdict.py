@@ -450,9 +450,13 @@ def test_the_gain_and_its_interval_are_those_of_the_verdict():
     pairs = simulated(np.random.default_rng(12), 7, 20)
     choosers = {"ours": ["en", "de", "fr", "de", "en", "fr", "de"]}
     verdict = judge(pairs, ["en", "de", "fr"], choosers, resamples=100, seed=5)
-    found = judge_gains(pairs, ["en", "de", "fr"], choosers, "ours", resamples=100, seed=5)
+    found = judge_gains(pairs, ["en", "de", "fr"], choosers, "ours", verdict, seed=5)
     assert [one.baseline for one in found] == ["random", ZERO_SHOT, "en"]
     for one in found:
+        alone = judge_gain(
+            pairs, ["en", "de", "fr"], choosers, "ours", one.baseline, resamples=100, seed=5
+        )
+        assert one == alone
         assert one.gain == verdict.gains[one.baseline]["ours"]
         assert (one.n_pairs, one.n_words, one.unit) == (7, 140, "pairs")
 

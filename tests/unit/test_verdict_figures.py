@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from bridgex_jax.icl.conditions import ZERO_SHOT
 from bridgex_jax.icl.significance import judge_gains
+from bridgex_jax.icl.verdict import judge
 from bridgex_jax.report import verdict_figures as figures
 from bridgex_jax.report.content import NAN, Direction, Interval
 from bridgex_jax.report.drawing import ACCENT, to_svg
@@ -237,6 +238,8 @@ def test_what_the_tests_find_can_be_told_as_it_is():
         {ZERO_SHOT: rng.random(40) < 0.3, "en": rng.random(40) < 0.9, "de": rng.random(40) < 0.3}
         for _ in range(8)
     ]
-    gains = judge_gains(pairs, ["en", "de"], {"ours": ["en"] * 8}, "ours", resamples=200)
+    ours = {"ours": ["en"] * 8}
+    verdict = judge(pairs, ["en", "de"], ours, resamples=200)
+    gains = judge_gains(pairs, ["en", "de"], ours, "ours", verdict)
     text = verdict_sentence(gains)
     assert "better than a random bridge" in text and "cannot be told from English" in text

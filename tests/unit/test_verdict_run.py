@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from bridgex_jax.errors import InputError
 from bridgex_jax.icl.conditions import ZERO_SHOT, Item, PairTask
 from bridgex_jax.icl.task import read_task
 from bridgex_jax.pipelines.console import Console
-from bridgex_jax.pipelines.evaluate import EvaluateSettings, run_evaluate
-from bridgex_jax.pipelines.task_inputs import Exam
+from bridgex_jax.pipelines.evaluate import run_evaluate
+from bridgex_jax.pipelines.task_inputs import EvaluateSettings, Exam
 from bridgex_jax.pipelines.verdict import (
     PairResult,
     VerdictSettings,
@@ -21,6 +22,7 @@ from bridgex_jax.pipelines.verdict import (
     verdict_lines,
 )
 from bridgex_jax.store.manifest import verify_run
+from bridgex_jax.store.tables import read_answers
 
 QUIET = Console(quiet=True)
 BRIDGES = ("en", "de", "fr")
@@ -148,3 +150,33 @@ def test_log_probabilities_stand_beside_accuracy_where_all_bridges_have_them():
     gain = found.choosers[0].log_probability
     assert gain is not None and gain.gain.value > 0 and gain.n_words == 45
     assert any("5 of 50 words" in text for text in found.dropped)
+
+
+def test_a_task_of_f1_is_judged_by_f1_and_an_answer_that_is_half_right_is_not_right(
+    tiny_model, tmp_path
+):
+    form = replace(read_task("qa"), metrics=("f1",))
+    items = tuple(Item(f"q{i}", "gold stone", ("gold stone",), {"question": "x"}) for i in range(9))
+    halves = Exam(form, PairTask("en", "he", items), ("de",), {"ours": "de"},
+                  {"ours": {"de": 1.0}}, {}, {})  # fmt: skip
+
+    class Half(Oracle):
+        def complete(self, what, prompts, max_new_tokens, *, quoted):
+            return ["gold" for _ in prompts]
+
+    run_evaluate(
+        tiny_model, halves, EvaluateSettings(resamples=20), tmp_path / "e", QUIET, Half({})
+    )
+    (run,) = find_runs([str(tmp_path / "e")])
+    assert not any(a.correct for a in read_answers(tmp_path / "e" / "answers.parquet"))
+    np.testing.assert_allclose(run.pair.correct["de"], 2 / 3)
+    found = compare([run.pair], task="qa", model="m", resamples=20)
+    assert found.choosers[0].accuracy.value == pytest.approx(2 / 3)
+
+
+def test_other_scores_with_the_same_picks_are_another_run(tiny_model, tmp_path):
+    model, settings = Oracle({None: 0.2, "en": 0.4, "de": 0.8, "fr": 0.4}), EvaluateSettings()
+    run_evaluate(tiny_model, exam("id", SCORES), settings, tmp_path / "e", QUIET, model)
+    others = {name: {b: 2 * v for b, v in of.items()} for name, of in SCORES.items()}
+    with pytest.raises(InputError, match="already holds another run"):
+        run_evaluate(tiny_model, exam("id", others), settings, tmp_path / "e", QUIET, model)

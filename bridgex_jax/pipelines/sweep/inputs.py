@@ -148,15 +148,7 @@ class Inputs:
         Raises InputError where something cannot be read, has changed or is too little.
         """
         pair, task = unit.pair, unit.task
-        asked = Asked(
-            task.form,
-            pair.source,
-            pair.target,
-            pair.bridges,
-            unit.settings.limit,
-            unit.settings.shots,
-            unit.settings.seed,
-        )
+        asked = Asked(task.form, pair.source, pair.target, pair.bridges, unit.settings)
         for (_, file), pin in zip(task.choosers, unit.chooser_pins, strict=True):
             _must_be(pin, _sha256(file), file)
         files = dict(task.choosers)
@@ -165,7 +157,6 @@ class Inputs:
             str(selection),
             typology=files.get("typology"),
             table=files.get("scores"),
-            corpora=() if task.data is None else None,  # words are not looked for in corpora
         )
         if task.data is None:
             return word_exam(asked, self.load_words(unit.select), chosen)

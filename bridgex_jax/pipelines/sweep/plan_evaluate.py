@@ -21,17 +21,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridgex_jax.errors import InputError
-from bridgex_jax.icl.task import TaskForm, read_task
-from bridgex_jax.pipelines.evaluate import EvaluateSettings
+from bridgex_jax.icl.task import WORDS, TaskForm, read_task
 from bridgex_jax.pipelines.sweep.plan_values import integer, maybe, natural, positive
-from bridgex_jax.pipelines.task_inputs import HUB
+from bridgex_jax.pipelines.task_inputs import HUB, EvaluateSettings
 
 if TYPE_CHECKING:
     from yaml import Node
 
     from bridgex_jax.pipelines.sweep.plan import _Reader
 
-WORDS = "dictionary"  # the data of a task that asks words
 _OPTIONS = {
     "limit": maybe(positive),
     "shots": natural,

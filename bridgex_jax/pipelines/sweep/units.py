@@ -17,11 +17,11 @@ from typing import Any
 
 from bridgex_jax import kernels
 from bridgex_jax.pipelines.count import CountSettings
-from bridgex_jax.pipelines.evaluate import EvaluateSettings
 from bridgex_jax.pipelines.inputs import CLDR
 from bridgex_jax.pipelines.select import SelectSettings
 from bridgex_jax.pipelines.sweep.plan import Files, ModelSpec, PairSpec, Plan
 from bridgex_jax.pipelines.sweep.plan_evaluate import TaskSpec
+from bridgex_jax.pipelines.task_inputs import EvaluateSettings
 from bridgex_jax.store.files import json_bytes, plain
 from bridgex_jax.store.manifest import collect_versions
 

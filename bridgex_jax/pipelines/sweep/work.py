@@ -25,7 +25,7 @@ from bridgex_jax.errors import InputError
 from bridgex_jax.pipelines.answering import ModelAnswerer
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.count import ROW_LENGTH, run_count
-from bridgex_jax.pipelines.evaluate import EvaluateSettings, run_evaluate
+from bridgex_jax.pipelines.evaluate import run_evaluate
 from bridgex_jax.pipelines.select import Request, run_select
 from bridgex_jax.pipelines.sweep.inputs import Inputs
 from bridgex_jax.pipelines.sweep.units import (
@@ -36,7 +36,7 @@ from bridgex_jax.pipelines.sweep.units import (
     Unit,
     code_version,
 )
-from bridgex_jax.pipelines.task_inputs import Exam
+from bridgex_jax.pipelines.task_inputs import EvaluateSettings, Exam
 from bridgex_jax.store.files import json_bytes
 from bridgex_jax.store.paths import cache_directory
 from bridgex_jax.store.runs import create_run
@@ -161,7 +161,8 @@ class Worker:
         model = self._inputs.load_model(task.model, task.count.model_pin)
         pair = task.pair
         counts = self._sweep.unit(task.count.key)
-        request = Request(pair.source, pair.target, pair.bridges, words, None, counts)
+        texts = self._inputs.load_corpora(task.count)  # for other choosers
+        request = Request(pair.source, pair.target, pair.bridges, words, texts, counts)
         run_select(model, request, task.settings, out, console, **shared)
 
     def _evaluate(self, task: EvaluateUnit, console: Console, **shared: Any) -> None:
