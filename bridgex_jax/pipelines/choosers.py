@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,8 @@ from bridgex_jax.data.bridge_scores import read_bridge_scores
 from bridgex_jax.data.typology import lang2vec_file, read_typology
 from bridgex_jax.errors import InputError
 from bridgex_jax.report.ablation_figure import read_ablation
-from bridgex_jax.store.files import read_json
-from bridgex_jax.store.manifest import verify_run
-from bridgex_jax.store.paths import AnyPath, is_file
+from bridgex_jax.store.manifest import read_file, verify_run
+from bridgex_jax.store.paths import AnyPath
 
 if TYPE_CHECKING:
     from bridgex_jax.pipelines.select import LanguageSets, Selection
@@ -62,18 +62,24 @@ def choosers_of(pairs: Mapping[tuple[str, str], ByChooser]) -> dict[str, Any]:
     }
 
 
-def read_choosers(directory: AnyPath, source: str, target: str) -> ByChooser:
-    """The scores of a pair from a run of `bridgex select`; {} where the run has none."""
-    file = directory / FILE
-    if not is_file(file):
-        return {}
-    for pair in read_json(file)["pairs"]:
+def read_choosers(
+    directory: AnyPath, manifest: Mapping[str, Any], source: str, target: str
+) -> ByChooser:
+    """The scores of a pair from a run of `bridgex select` or `bridgex evaluate`.
+
+    Raises InputError where the run has none of this pair.
+    """
+    for pair in json.loads(read_file(directory, manifest, FILE))["pairs"]:
         if (pair["source"], pair["target"]) == (source, target):
             found = pair["scores"]
             names = [name for name in CHOOSERS if name in found]
             names += [name for name in found if name not in names]
             return {name: _numbers(found[name]) for name in names}
-    return {}
+    raise InputError(
+        f"chose no bridge from {source} to {target}",
+        file=directory,
+        remedy="give the --out of bridgex select for this pair",
+    )
 
 
 def _numbers(scores: Mapping[str, float | None]) -> Scores:
@@ -85,8 +91,8 @@ def estimator_choosers(directory: AnyPath, source: str, target: str) -> ByChoose
 
     Raises InputError for a run of another kind or pair, and one that did not vary the estimator.
     """
-    manifest = verify_run(directory, (ABLATION,))
-    if manifest["kind"] != "ablate" or manifest["inputs"]["pair"] != [source, target]:
+    manifest = verify_run(directory, (ABLATION,), ("ablate",))
+    if manifest["inputs"]["pair"] != [source, target]:
         raise InputError(
             f"holds no ablation of {source}-{target}",
             file=directory,

@@ -33,7 +33,7 @@ from bridgex_jax.pipelines.choosers import (
 from bridgex_jax.pipelines.console import Console
 from bridgex_jax.pipelines.inputs import CLDR, dictionary_facts, keyed
 from bridgex_jax.store.manifest import verify_run
-from bridgex_jax.store.paths import AnyPath, as_path, is_file
+from bridgex_jax.store.paths import as_path, is_file
 from bridgex_jax.store.tables import read_choice
 
 FEWEST_ITEMS = 8
@@ -128,9 +128,10 @@ def read_chosen(
     files: dict[str, str] = {}
     if selection is not None:
         place = as_path(selection)
-        manifest = verify_run(place, ("choice.json",))
-        excluded = frozenset(_choice_of(place, *pair)["probe_words"])
-        known = read_choosers(place, *pair)
+        manifest = verify_run(place, ("choice.json",), ("select",))
+        known = read_choosers(place, manifest, *pair)
+        (choice,) = read_choice(place / "choice.json")["pairs"]
+        excluded = frozenset(choice["probe_words"])
         scores = {name: {b: s.get(b, math.nan) for b in asked.bridges} for name, s in known.items()}
         if ablation is not None:
             more = estimator_choosers(as_path(ablation), *pair)
@@ -152,18 +153,6 @@ def read_chosen(
     read = tuple(read_corpus(file, code) for code, file in there.items())
     unread = tuple(file for code, file in files.items() if code not in there)
     return Chosen(picks(scores), scores, excluded, read, unread)
-
-
-def _choice_of(directory: AnyPath, source: str, target: str) -> dict[str, Any]:
-    pairs = read_choice(directory / "choice.json")["pairs"]
-    pair = next((p for p in pairs if (p["source"], p["target"]) == (source, target)), None)
-    if pair is None:
-        raise InputError(
-            f"chose no bridge from {source} to {target}",
-            file=directory,
-            remedy="give the --out of bridgex select for this pair",
-        )
-    return pair
 
 
 def word_exam(asked: Asked, words: Dictionary, chosen: Chosen) -> Exam:

@@ -107,7 +107,9 @@ def _read_run(manifest_file: AnyPath) -> EvaluatedRun | None:
     source, target = manifest["inputs"]["pair"]
     answers = read_answers(place / ANSWERS)
     metric = manifest["inputs"]["task"]["metrics"][0]
-    pair = _pair_result(source, target, metric, answers, read_choosers(place, source, target))
+    pair = _pair_result(
+        source, target, metric, answers, read_choosers(place, manifest, source, target)
+    )
     model = manifest["model"]
     title = str(model["id"]) + ("" if model["dtype"] == "float32" else f" ({model['dtype']})")
     return EvaluatedRun(

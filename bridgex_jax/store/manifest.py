@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ _DISTRIBUTIONS = (
     "matplotlib",
 )
 _AGAIN = "delete the directory and run the command again"
+_FINISHED = "give the --out of a run that is finished"
 _NO_RUN = "holds no complete run (no manifest.json)"
 _GONE = "is listed in the manifest but missing"
 
@@ -92,8 +93,8 @@ def parse_manifest(directory: str | AnyPath) -> dict[str, Any]:
     if not is_remote(directory) and not directory.is_dir():
         raise InputError("is not a run directory", file=directory, remedy="give the --out of a run")
     if not is_remote(directory) and not path.exists():
-        raise InputError(_NO_RUN, file=directory, remedy=_AGAIN)
-    data = read_bytes(path, missing=_NO_RUN, remedy=_AGAIN)
+        raise InputError(_NO_RUN, file=directory, remedy=_FINISHED)
+    data = read_bytes(path, missing=_NO_RUN, remedy=_FINISHED)
     try:
         manifest = json.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -136,10 +137,21 @@ def read_manifest(directory: str | AnyPath) -> dict[str, Any]:
     return manifest
 
 
-def verify_run(directory: str | AnyPath, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """Like `read_manifest`, and the sha256 of the named files (default: all) must agree."""
+def verify_run(
+    directory: str | AnyPath, names: Iterable[str] | None = None, kinds: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Like `read_manifest`, and the sha256 of the named files (default: all) must agree.
+
+    kinds: of the run; any where none is given. InputError for another.
+    """
     directory = as_path(directory)
     manifest = read_manifest(directory)
+    if kinds and manifest["kind"] not in kinds:
+        raise InputError(
+            f"holds a run of kind {manifest['kind']}, not {kinds[0]}",
+            file=directory,
+            remedy=f"give the --out of bridgex {kinds[0]}",
+        )
     for name in manifest["files"] if names is None else names:
         verify_file(directory, manifest, name)
     return manifest

@@ -135,3 +135,12 @@ def test_json_is_canonical_and_knows_our_values(tmp_path):
     assert "א" in text
     with pytest.raises(TypeError, match="object"):
         plain(object())
+
+
+def test_a_run_of_another_kind_is_refused_and_nobody_is_told_to_delete_it(finished, tmp_path):
+    assert verify_run(finished, kinds=("select", "demo"))["kind"] == "select"
+    with pytest.raises(InputError, match="holds a run of kind select, not ablate") as caught:
+        verify_run(finished, ("ablation.parquet",), ("ablate",))
+    with pytest.raises(InputError, match="holds no complete run") as missing:
+        verify_run(tmp_path)
+    assert "delete" not in str(caught.value) + str(missing.value)
